@@ -1,0 +1,97 @@
+"""Rank, world size and a handful of collectives: the one seam between the project and torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as torch_dist
+
+
+class Comm(Protocol):
+    """The collectives the project uses. All of them must be called by every rank, in the same order."""
+
+    rank: int
+    world_size: int
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in place; returns `tensor`."""
+        ...
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's `value` on every rank."""
+        ...
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in rank order, on every rank."""
+        ...
+
+    def barrier(self) -> None: ...
+
+
+class SingleProcess:
+    """A world of one: the fake for tests and for commands that run without a launcher."""
+
+    rank = 0
+    world_size = 1
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+    def broadcast_object(self, value: Any) -> Any:
+        return value
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+    def barrier(self) -> None:
+        return None
+
+
+class TorchComm:
+    """torch.distributed's default process group, which the engine has initialised."""
+
+    def __init__(self) -> None:
+        self.rank = torch_dist.get_rank()
+        self.world_size = torch_dist.get_world_size()
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        torch_dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast_object(self, value: Any) -> Any:
+        box = [value]
+        torch_dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        box: list[Any] = [None] * self.world_size
+        torch_dist.all_gather_object(box, value)
+        return box
+
+    def barrier(self) -> None:
+        torch_dist.barrier()
+
+
+def launched_rank() -> int:
+    """This process' rank as the launcher says; 0 without a launcher. Usable before any process group exists."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def rank_zero_first(comm: Comm) -> Iterator[bool]:
+    """Rank 0 runs the block before the others enter it: for caches that one rank fills. Yields `rank == 0`."""
+    if comm.rank != 0:
+        comm.barrier()
+    try:
+        yield comm.rank == 0
+    finally:
+        if comm.rank == 0:
+            comm.barrier()

@@ -1,0 +1,138 @@
+"""Small shared types and protocols; standard library only.
+
+Shape letters used across the project: `D` datasets, `B` micro-batches (or batch), `K` sketch dimension,
+`G` parameter groups, `P` parameters, `T` time or tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+Domain = Literal["speech", "music", "sound"]
+Split = Literal["train", "val", "test"]
+
+DOMAINS: tuple[str, ...] = get_args(Domain)
+SPLITS: tuple[str, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Qa:
+    """One question about a clip. `answers` holds all references; `answer` is the first and the training target."""
+
+    id: str
+    task: str
+    question: str
+    answer: str
+    answers: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "answers": list(self.answers or (self.answer,))}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Qa:
+        return cls(
+            id=value["id"],
+            task=value["task"],
+            question=value["question"],
+            answer=value["answer"],
+            answers=tuple(value.get("answers") or (value["answer"],)),
+        )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio clip with its questions: the JSON member of a shard sample.
+
+    `source_keys` names the recording in its public source (`youtube`, `freesound`, `bbc`, `libritts` ...), so that
+    leakage between corpora can be found by equality.
+    """
+
+    id: str
+    dataset: str
+    split: str
+    domain: str
+    duration_s: float
+    sample_rate_hz: int
+    qa: tuple[Qa, ...]
+    source_keys: dict[str, str] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "qa": [qa.to_json() for qa in self.qa]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Clip:
+        return cls(**{**value, "qa": tuple(Qa.from_json(qa) for qa in value["qa"])})
+
+
+class Stateful(Protocol):
+    """Anything whose state belongs in a checkpoint. The state is plain JSON data and the same on every rank."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class DatasetScore:
+    """Teacher-forced score of one dataset: sums over its examples, so that scores add over ranks.
+
+    `loss_sum` is in nats over answer tokens; `correct` counts answer tokens whose argmax is right; `exact` counts
+    examples with every answer token right.
+    """
+
+    loss_sum: float
+    tokens: int
+    correct: int
+    examples: int
+    exact: int
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.tokens if self.tokens else float("nan")
+
+    @property
+    def token_accuracy(self) -> float:
+        return self.correct / self.tokens if self.tokens else float("nan")
+
+    @property
+    def exact_match(self) -> float:
+        return self.exact / self.examples if self.examples else float("nan")
+
+    def to_json(self) -> dict[str, float]:
+        return {
+            "loss": self.loss,
+            "token_accuracy": self.token_accuracy,
+            "exact_match": self.exact_match,
+            "tokens": self.tokens,
+            "examples": self.examples,
+        }
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training or evaluation example: a clip's audio (float32 array [T], mono) with one of its questions."""
+
+    id: str
+    dataset: str
+    audio: Any
+    sample_rate_hz: int
+    question: str
+    answer: str
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Examples of ONE dataset, encoded for the model.
+
+    `inputs` are the model's keyword arguments (tensors, `labels` with -100 outside the answer). `counted` is False
+    for the filler that keeps ranks in step during evaluation: run it, do not score it.
+    """
+
+    dataset: str
+    example_ids: tuple[str, ...]
+    inputs: dict[str, Any]
+    audio_s: float
+    counted: bool = True

@@ -1,0 +1,50 @@
+"""Packaging of audio-gst."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="audio-gst",
+    version="0.1.0",
+    description="Grouped sequential training of audio language models on DeepSpeed ZeRO-3",
+    long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["pipeline", "pipeline.*", "data_prep", "data_prep.*", "ds_configs"]),
+    package_data={
+        "pipeline": ["recipes/*.yaml", "report/*.html", "report/*.css", "report/*.js"],
+        "ds_configs": ["*.json"],
+    },
+    install_requires=[
+        "torch>=2.5",
+        "deepspeed>=0.19,<0.20",
+        "transformers>=5.20,<6",
+        "peft>=0.21",
+        "webdataset>=1.0",
+        "mlflow>=3.1",
+        "numpy>=1.26",
+        "scipy>=1.11",
+        "scikit-learn>=1.5",
+        "numba>=0.60",
+        "safetensors>=0.4",
+        "pydantic>=2.7",
+        "PyYAML>=6",
+        "typer>=0.12",
+        "rich>=13",
+        "matplotlib>=3.8",
+        "soundfile>=0.13",
+        "soxr>=0.5",
+        "espeakng-loader>=0.2",
+    ],
+    extras_require={
+        "gpu": ["flash-attn>=2.7", "liger-kernel>=0.5"],
+        "ray": ["ray[default]>=2.30"],
+        "bench": ["traker", "dattri", "lhotse", "litdata", "mosaicml-streaming"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10"],
+    },
+    entry_points={"console_scripts": ["gst = pipeline.cli.main:main", "gst-data = data_prep.cli:main"]},
+)
