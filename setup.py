@@ -33,7 +33,7 @@ setup(
         "safetensors>=0.4",
         "pydantic>=2.7",
         "PyYAML>=6",
-        "typer>=0.12",
+        "typer>=0.29",
         "rich>=13",
         "matplotlib>=3.8",
         "soundfile>=0.13",

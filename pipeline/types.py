@@ -136,3 +136,52 @@ class MicroBatch:
     inputs: dict[str, Any]
     audio_s: float
     counted: bool = True
+
+
+@dataclass(frozen=True)
+class EvalPoint:
+    """One evaluation on the fixed probe set, with the run's clock at that moment (all counts are global)."""
+
+    step: int
+    samples: int
+    tokens: int
+    scores: dict[str, DatasetScore]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a schedule decided at an evaluation, with the numbers it decided on."""
+
+    stage: int
+    pool: tuple[str, ...]
+    weights: dict[str, float]
+    advanced: bool
+    reason: dict[str, Any]
+
+
+class Controller(Stateful, Protocol):
+    """A schedule in motion: it sees every evaluation and says what to train on next."""
+
+    @property
+    def stage(self) -> int: ...
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Sampling weight of every dataset now; 0 outside the pool."""
+        ...
+
+    def lr_factor(self, step: int) -> float:
+        """Multiplier of the base learning rate for optimizer step `step` (the first is 1)."""
+        ...
+
+    def observe(self, point: EvalPoint) -> Decision: ...
+
+
+@dataclass
+class Clock:
+    """How far the run is; counts are global, `wall_s` is time spent in the loop, without downtime."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+    wall_s: float = 0.0

@@ -1,0 +1,6 @@
+"""Recipes: schema, loading, and the DeepSpeed JSON that follows from one."""
+
+from pipeline.config.load import dump_recipe, find_recipe, load_recipe, parse_recipe, recipe_digest
+from pipeline.config.schema import Recipe
+
+__all__ = ["Recipe", "dump_recipe", "find_recipe", "load_recipe", "parse_recipe", "recipe_digest"]

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import socket
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.atomic import sync_folder as sync_folder
+from pipeline.atomic import write_atomic as write_atomic
 from pipeline.errors import ShardError
 from pipeline.types import Domain
 
@@ -109,7 +109,9 @@ def read_model(path: Path, kind: type[_Model]) -> _Model:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise ShardError(
-            "a prepared file is missing", where={"file": path}, hint="run `gst-data prepare` again; it writes what lacks"
+            "a prepared file is missing",
+            where={"file": path},
+            hint="run `gst-data prepare` again; it writes what lacks",
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -119,29 +121,6 @@ def read_model(path: Path, kind: type[_Model]) -> _Model:
             where={"file": path, "key": key},
             hint="delete it and run `gst-data prepare` again",
         ) from None
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` is either its old self or whole, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{socket.gethostname()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_model(path: Path, value: BaseModel) -> None:
@@ -168,7 +147,9 @@ def find_manifests(shards: Path) -> dict[str, DatasetManifest]:
             )
     if not found:
         raise ShardError(
-            "no prepared dataset here", where={"folder": shards}, expected=f"<dataset>/{MANIFEST_NAME}",
+            "no prepared dataset here",
+            where={"folder": shards},
+            expected=f"<dataset>/{MANIFEST_NAME}",
             hint="run `gst-data prepare` first",
         )
     return found

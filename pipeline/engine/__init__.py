@@ -1,0 +1,19 @@
+"""DeepSpeed ZeRO-3: build, loop, probe, checkpoint, export. The only importer of deepspeed."""
+
+from pipeline.engine.checkpoint import CheckpointStore
+from pipeline.engine.export import save_pretrained, trainable_count
+from pipeline.engine.probe import probe_gradients
+from pipeline.engine.setup import build_engine, device_of, init_distributed, shutdown
+from pipeline.engine.trainer import Trainer
+
+__all__ = [
+    "CheckpointStore",
+    "Trainer",
+    "build_engine",
+    "device_of",
+    "init_distributed",
+    "probe_gradients",
+    "save_pretrained",
+    "shutdown",
+    "trainable_count",
+]

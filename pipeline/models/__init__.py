@@ -1,0 +1,1 @@
+"""Audio-text models from transformers: loading, what learns, encoding, loss; tiny ones for tests and two cores."""

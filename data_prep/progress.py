@@ -1,0 +1,73 @@
+"""Progress of a preparation: a live bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from data_prep.plan import Plan, ShardTask
+from pipeline.data.manifest import ShardSide
+
+_LINE_EVERY_S = 5.0
+
+
+class PrepareProgress:
+    """Counts clips as shards end: rate, time that remains, clips per state. Use as a context manager.
+
+    The total is of clips to decode; the states have those refused by the plan too. Shards kept from an earlier run are
+    counted as done, but not in the rate.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._states: Counter[str] = Counter()
+        self._total = self._done = self._written = 0
+        self._start_s = self._line_s = time.monotonic()
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("clips"),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("planning", total=None)
+
+    def __enter__(self) -> PrepareProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def planned(self, plans: Sequence[Plan]) -> None:
+        self._total = sum(plan.n_clips for plan in plans)
+        self._states["ok"] = 0
+        self._states.update(record["state"] for plan in plans for record in plan.quarantined)
+        self._start_s = time.monotonic()
+        self._bar.update(self._task, total=self._total)
+
+    def shard_done(self, task: ShardTask, side: ShardSide, kept: bool) -> None:
+        self._done += len(task.clips)
+        self._written += 0 if kept else len(task.clips)
+        self._states["ok"] += side.n_samples
+        self._states.update(record["state"] for record in side.quarantined)
+        self._bar.update(self._task, completed=self._done, description=self._summary())
+        now_s = time.monotonic()
+        is_due = now_s - self._line_s >= _LINE_EVERY_S or self._done == self._total
+        if not self._console.is_terminal and is_due:
+            self._line_s = now_s
+            self._console.print(f"{self._done}/{self._total} clips, {self._summary()}", highlight=False)
+
+    def _summary(self) -> str:
+        rate = self._written / max(time.monotonic() - self._start_s, 1e-9)
+        remaining = f", {(self._total - self._done) / rate:.0f} s remain" if rate and self._done < self._total else ""
+        states = " ".join(f"{state} {count}" for state, count in self._states.items())
+        return f"{rate:.0f} clips/s{remaining}, {states}"

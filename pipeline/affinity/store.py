@@ -1,0 +1,259 @@
+"""Affinity versions and probes on disk: immutable, checked by digest, never half-written.
+
+    <folder>/<version>.json           datasets, groups, evidence, parameters; written last: the version is complete
+    <folder>/<version>.safetensors    its matrices
+    <folder>/latest                   name of the version saved last
+
+    <folder>/probe.json, probe.safetensors    one probe's gradient statistics, in the same way
+
+A version is named by its content (`v-` and 12 hex digits), so a plan that pins a version can never get another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as dump_arrays
+
+from pipeline.affinity.estimator import Array, GradientStats, GramEstimate, split_half_reliability
+from pipeline.affinity.grouping import Grouping
+from pipeline.affinity.partitions import Groups
+from pipeline.affinity.resample import Bootstrap
+from pipeline.atomic import write_atomic
+from pipeline.errors import AffinityError
+
+FORMAT = 1
+LATEST = "latest"
+PROBE = "probe"
+
+_VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
+_ESTIMATE_ARRAYS = ("gram", "raw_gram", "noise", "noise_scale", "distance_sq", "raw_distance_sq", "cosine")
+_INTERVAL_ARRAYS = ("distance_low", "distance_high", "cosine_low", "cosine_high")
+_STATS_JSON = ("datasets", "spec", "cost", "source", "groups")
+
+
+@dataclass(frozen=True)
+class AffinityVersion:
+    """One estimate with its groups, as it was when it was made.
+
+    Attributes:
+        spec: the sketch's projection; source: digest of what was probed.
+        intervals: distance_low, distance_high, cosine_low, cosine_high, each [D, D]; empty without resamples.
+        parameters: how it was computed: level and seed of the intervals, number of resamples.
+        reliability: split-half reliability of the distances; None when it could not be computed.
+        created: UTC time, not part of the content that names the version.
+    """
+
+    datasets: list[str]
+    spec: dict[str, Any]
+    source: str
+    estimate: GramEstimate
+    grouping: Grouping
+    intervals: dict[str, Array] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    reliability: float | None = None
+    created: str = ""
+
+    @property
+    def groups(self) -> Groups:
+        """Dataset names, in the order in which the groups enter training."""
+        return self.grouping.groups
+
+    @property
+    def verdict(self) -> str:
+        return self.grouping.verdict
+
+    @cached_property
+    def id(self) -> str:
+        return _version_id(self._content(), self._arrays())
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "datasets": self.datasets,
+            "spec": self.spec,
+            "source": self.source,
+            "warnings": list(self.estimate.warnings),
+            "grouping": self.grouping.to_json(),
+            "parameters": self.parameters,
+            "cost": self.cost,
+            "reliability": self.reliability,
+        }
+
+    def _arrays(self) -> dict[str, Array]:
+        estimate = {name: getattr(self.estimate, name) for name in _ESTIMATE_ARRAYS}
+        return {**estimate, **{f"interval.{name}": value for name, value in self.intervals.items()}}
+
+
+def make_version(
+    stats: GradientStats, estimate: GramEstimate, intervals: Bootstrap | None, grouping: Grouping
+) -> AffinityVersion:
+    """The version of these results; `save_version` writes it."""
+    reliability = split_half_reliability(stats)
+    parameters: dict[str, Any] = {"batches": {n: int(b) for n, b in zip(stats.datasets, stats.count, strict=True)}}
+    if intervals is not None:
+        parameters |= {"resamples": len(intervals.gram), "level": intervals.level, "seed": intervals.seed}
+    return AffinityVersion(
+        datasets=list(estimate.datasets),
+        spec=dict(stats.spec),
+        source=stats.source or _arrays_digest(_stats_arrays(stats)),
+        estimate=estimate,
+        grouping=grouping,
+        intervals={} if intervals is None else {name: getattr(intervals, name) for name in _INTERVAL_ARRAYS},
+        parameters=parameters,
+        cost=dict(stats.cost),
+        reliability=reliability if np.isfinite(reliability) else None,
+        created=datetime.now(UTC).isoformat(),
+    )
+
+
+def save_version(folder: Path, version: AffinityVersion) -> str:
+    """Write `version` below `folder`, make it the latest, and return its name. Saving it again changes nothing.
+
+    Raises:
+        AffinityError: a file of that name is there but damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / f"{version.id}.json").exists():
+        load_version(folder, version.id)
+    else:
+        write_atomic(folder / f"{version.id}.safetensors", _dump(version._arrays()))
+        content = {"id": version.id, "created": version.created, **version._content()}
+        write_atomic(folder / f"{version.id}.json", _json_bytes(content, indent=1))
+    write_atomic(folder / LATEST, f"{version.id}\n".encode())
+    return version.id
+
+
+def has_versions(folder: Path) -> bool:
+    """Whether `folder` holds a saved version."""
+    return (folder / LATEST).is_file()
+
+
+def load_version(folder: Path, version_id: str = LATEST) -> AffinityVersion:
+    """The version named `version_id` (`latest`: the one saved last), checked against its name.
+
+    Raises:
+        AffinityError: no such version, not a version name, or files that are damaged or were changed.
+    """
+    if version_id == LATEST:
+        if not has_versions(folder):
+            raise AffinityError(
+                "there is no affinity version here", where={"folder": folder}, hint="run `gst probe`, then `gst group`"
+            )
+        version_id = (folder / LATEST).read_text().strip()
+    if not _VERSION_ID.fullmatch(version_id):
+        raise AffinityError("not the name of an affinity version", got=version_id, expected="v-<12 hex digits>, latest")
+    path = folder / f"{version_id}.json"
+    if not path.exists():
+        known = sorted(each.stem for each in folder.glob("v-*.json"))
+        raise AffinityError(
+            "no such affinity version", where={"folder": folder}, got=version_id, expected=", ".join(known) or None
+        )
+    content, arrays = _read(path)
+    created, stored_id = content.pop("created", ""), content.pop("id", None)
+    if stored_id != version_id or _version_id(content, arrays) != version_id:
+        raise AffinityError(
+            "an affinity version was changed after it was saved",
+            where={"file": path},
+            hint="delete its two files and run `gst group` again; runs that pinned it cannot be resumed",
+        )
+    if content["format"] != FORMAT:
+        raise AffinityError(
+            "an affinity version of another format", where={"file": path}, got=content["format"], expected=FORMAT
+        )
+    return AffinityVersion(
+        estimate=GramEstimate(
+            datasets=content["datasets"],
+            warnings=tuple(content["warnings"]),
+            **{name: arrays[name] for name in _ESTIMATE_ARRAYS},
+        ),
+        grouping=Grouping.from_json(content["grouping"]),
+        intervals={name: arrays[f"interval.{name}"] for name in _INTERVAL_ARRAYS if f"interval.{name}" in arrays},
+        created=created,
+        **{name: content[name] for name in ("datasets", "spec", "source", "parameters", "cost", "reliability")},
+    )
+
+
+def save_probe(folder: Path, stats: GradientStats) -> None:
+    """Write a probe's statistics to `folder`, in place of any earlier probe there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = _stats_arrays(stats)
+    path = folder / f"{PROBE}.json"
+    path.unlink(missing_ok=True)  # from here until the end there is no complete probe, rather than a mixed one
+    write_atomic(path.with_suffix(".safetensors"), _dump(arrays))
+    content = {"format": FORMAT, **{name: getattr(stats, name) for name in _STATS_JSON}}
+    write_atomic(path, _json_bytes({"digest": _digest(content, arrays), **content}, indent=1))
+
+
+def load_probe(folder: Path) -> GradientStats:
+    """The statistics that `save_probe` wrote.
+
+    Raises:
+        AffinityError: no probe there, or one that is damaged.
+    """
+    path = folder / f"{PROBE}.json"
+    if not path.exists():
+        raise AffinityError("there is no complete probe here", where={"folder": folder}, hint="run `gst probe`")
+    content, arrays = _read(path)
+    if content.pop("digest", None) != _digest(content, arrays) or content.pop("format", None) != FORMAT:
+        raise AffinityError(
+            "a probe is damaged or of another format", where={"file": path}, hint="delete it and run `gst probe` again"
+        )
+    values: dict[str, Any] = {**content, **arrays}
+    if "batches" in arrays:
+        values["batches"] = np.split(arrays["batches"], np.cumsum(arrays["count"])[:-1])
+    return GradientStats(**values)
+
+
+def _stats_arrays(stats: GradientStats) -> dict[str, Array]:
+    """All arrays of `stats` by field name; kept micro-batches in one [N, K]."""
+    named = {item.name: getattr(stats, item.name) for item in fields(stats) if item.name not in _STATS_JSON}
+    if stats.batches is not None:
+        named["batches"] = np.concatenate(stats.batches)
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    """A JSON file and the arrays beside it."""
+    try:
+        return json.loads(path.read_bytes()), load_arrays(path.with_suffix(".safetensors").read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise AffinityError(
+            f"cannot read affinity data: {error}", where={"file": path}, hint="make it again: `gst probe`, `gst group`"
+        ) from error
+
+
+def _dump(arrays: dict[str, Array]) -> bytes:
+    return dump_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+
+def _json_bytes(value: Any, indent: int | None = None) -> bytes:
+    return (json.dumps(value, sort_keys=True, indent=indent, allow_nan=False) + "\n").encode()
+
+
+def _arrays_digest(arrays: dict[str, Array]) -> str:
+    """sha256 over names, types, shapes and values: the same however a file lays them out."""
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _digest(content: dict[str, Any], arrays: dict[str, Array]) -> str:
+    return hashlib.sha256(_json_bytes({**content, "arrays": _arrays_digest(arrays)})).hexdigest()
+
+
+def _version_id(content: dict[str, Any], arrays: dict[str, Array]) -> str:
+    return f"v-{_digest(content, arrays)[:12]}"

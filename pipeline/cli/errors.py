@@ -1,0 +1,60 @@
+"""One way for every command to fail: a typed error becomes a message and an exit code, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+import typer
+from typer.exceptions import TyperException
+
+from pipeline.dist import launched_rank, launched_world_size
+from pipeline.errors import GstError
+
+CRASH_EXIT_CODE = 70
+
+
+def run_guarded(command: Callable[[], None]) -> None:
+    """Run `command` and exit; under a launcher, exit at once so that the launcher ends the other ranks.
+
+    All ranks tend to meet the same user error. Rank 0 reports it; the others wait a moment, in which the launcher
+    usually ends them, and speak up only when they were alone with it.
+    """
+    try:
+        command()
+    except GstError as error:
+        _wait_for_rank_zero()
+        print(f"{_prefix()}error: {error}", file=sys.stderr, flush=True)
+        _leave(error.exit_code)
+    except TyperException as error:  # a mistyped option or verb
+        error.show()
+        _leave(getattr(error, "exit_code", 2))
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr, flush=True)
+        _leave(130)
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        _leave(CRASH_EXIT_CODE)
+
+
+def _wait_for_rank_zero() -> None:
+    if launched_rank() != 0:
+        time.sleep(3)
+
+
+def _prefix() -> str:
+    return f"[rank {launched_rank()}] " if launched_world_size() > 1 else ""
+
+
+def _leave(code: int) -> None:
+    """Leave without running exit handlers when other ranks may be inside a collective: those would wait for us."""
+    if launched_world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)

@@ -1,0 +1,42 @@
+"""`gst group`: from a probe's sketches to an immutable affinity version: who belongs with whom, in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.affinity.estimator import corrected_gram
+from pipeline.affinity.grouping import group_datasets
+from pipeline.affinity.resample import bootstrap
+from pipeline.affinity.store import AffinityVersion, load_probe, make_version, save_version
+from pipeline.cli.options import Overrides, RecipeOption
+from pipeline.config import load_recipe
+
+
+def group(recipe: RecipeOption, overrides: Overrides = None) -> None:
+    """Read <out>/probe, write <out>/affinity/<version>, print the groups."""
+    config = load_recipe(recipe, overrides or ())
+    affinity, out = config.affinity, Path(config.out)
+    stats = load_probe(out / "probe")
+    estimate = corrected_gram(stats)
+    intervals = bootstrap(stats, affinity.bootstrap, affinity.seed)
+    grouping = group_datasets(
+        estimate, intervals, metric=affinity.metric, groups=affinity.groups, order=affinity.order, seed=affinity.seed
+    )
+    version = make_version(stats, estimate, intervals, grouping)
+    save_version(out / "affinity", version)
+    show(version)
+
+
+def show(version: AffinityVersion) -> None:
+    """Print a version: one line a group, then the verdict."""
+    table = Table(title=f"affinity {version.id}", title_justify="left")
+    for column in ("group", "enters", "datasets"):
+        table.add_column(column)
+    for number, members in enumerate(version.groups, start=1):
+        table.add_row(f"G{number}", f"stage {number - 1}", ", ".join(members))
+    console = Console()
+    console.print(table)
+    console.print(version.verdict, markup=False)

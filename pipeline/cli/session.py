@@ -1,0 +1,138 @@
+"""What `train`, `probe` and `eval` share: the parts of a run, built from a recipe in one order on every rank."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import Recipe, recipe_digest
+from pipeline.config.deepspeed import accumulation_steps, render_deepspeed
+from pipeline.data.batches import EvalBatches, eval_batches
+from pipeline.data.index import ShardIndex
+from pipeline.data.loader import TrainLoader
+from pipeline.data.manifest import find_manifests
+from pipeline.data.mixture import Mixture
+from pipeline.dist import Comm, launched_world_size
+from pipeline.eval import score
+from pipeline.models.encode import AnswerEncoder
+from pipeline.models.load import base_digest, load_model, load_processor
+from pipeline.runlog import EventLog
+from pipeline.sketch.hooks import GradientSketcher, default_group_of
+from pipeline.sketch.spec import SketchSpec
+from pipeline.types import DatasetScore
+
+# The probe set and its order never depend on a run's seed: all arms and seeds are judged on the same examples.
+EVAL_SEED = 20_260_519
+
+
+def run_folder(recipe: Recipe) -> Path:
+    return Path(recipe.out) / "arms" / f"{recipe.arm}-s{recipe.train.seed}"
+
+
+@dataclass
+class Data:
+    """The prepared corpora a recipe names; needs no process group, so mistakes are found before one is made."""
+
+    recipe: Recipe
+
+    def __post_init__(self) -> None:
+        data = self.recipe.data
+        self.index = ShardIndex(Path(data.shards), data.datasets, max_duration_s=data.max_duration_s)
+        self.datasets = sorted(self.index.datasets)
+        self.sizes = {name: self.index.n_examples(name, "train") for name in self.datasets}
+
+    @cached_property
+    def domains(self) -> dict[str, str]:
+        manifests = find_manifests(Path(self.recipe.data.shards))
+        return {name: str(manifests[name].domain) for name in self.datasets}
+
+
+class Session:
+    """A model on its engine with data, evaluation and log, on this rank.
+
+    Everything a user can get wrong is checked before the process group forms.
+    """
+
+    def __init__(self, recipe: Recipe, data: Data, folder: Path) -> None:
+        # Only the engine room imports deepspeed; importing it takes seconds, which `gst --help` should not pay.
+        from pipeline import engine as engine_room
+
+        render_deepspeed(recipe, launched_world_size())
+        self.recipe = recipe
+        self.data = data
+        self.processor = load_processor(recipe.model.path)
+        self.encode = AnswerEncoder(self.processor)
+        self.comm: Comm = engine_room.init_distributed()
+        torch.manual_seed(recipe.train.seed)  # the adapters' first values, equal on every rank
+        self.engine = engine_room.build_engine(recipe, load_model(recipe.model), self.comm.world_size)
+        torch.manual_seed(recipe.train.seed + 1_000_003 * (1 + self.comm.rank))  # dropout, different on every rank
+        self.device = engine_room.device_of(self.engine)
+        self.accumulation = accumulation_steps(recipe, self.comm.world_size)
+        self.events = EventLog(folder, self.comm.rank)
+
+    def train_loader(self, weights: dict[str, float], seed: int) -> TrainLoader:
+        mixture = Mixture(self.data.datasets, seed, weights, self.recipe.data.draw)
+        return TrainLoader(
+            self.data.index,
+            mixture,
+            self.encode,
+            global_batch=self.recipe.train.global_batch,
+            micro_batch=self.recipe.train.micro_batch,
+            comm_rank=self.comm.rank,
+            world_size=self.comm.world_size,
+            seed=seed,
+            workers=self.recipe.data.workers,
+            on_bad=self.report_bad,
+        )
+
+    def fixed_batches(
+        self, split: str, per_dataset: int | None, micro_batch: int, *, cache: bool = False
+    ) -> EvalBatches:
+        """A fixed set of examples in this rank's micro-batches."""
+        return eval_batches(
+            self.data.index,
+            self.encode,
+            split,
+            per_dataset,
+            micro_batch,
+            self.comm.rank,
+            self.comm.world_size,
+            EVAL_SEED,
+            datasets=self.data.datasets,
+            cache=cache,
+            on_bad=self.report_bad,
+        )
+
+    def score(self, batches: EvalBatches) -> dict[str, DatasetScore]:
+        return score(self.engine, batches, self.data.datasets, self.comm, self.device)
+
+    def sketcher(self) -> GradientSketcher:
+        sketch = self.recipe.sketch
+        return GradientSketcher(
+            self.engine.module.named_parameters(), SketchSpec(sketch.k, sketch.seed), default_group_of(sketch.group_by)
+        )
+
+    def report_bad(self, dataset: str, example_id: str, reason: str) -> None:
+        self.events.write("bad_sample", dataset=dataset, example=example_id, reason=reason)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a checkpoint belong to this run and no other."""
+        return {
+            "recipe": recipe_digest(self.recipe),
+            "base model": base_digest(self.recipe.model.path),
+            "data": digest_of(self.data.index.digests),
+        }
+
+
+def digest_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def scores_to_json(scores: dict[str, DatasetScore]) -> dict[str, dict[str, float]]:
+    return {name: score.to_json() for name, score in scores.items()}

@@ -1,0 +1,127 @@
+"""The DeepSpeed JSON of a run: a file from `ds_configs/` plus what the recipe owns.
+
+DeepSpeed ignores unknown top-level keys and leaves `auto` values to others; both are refused here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import Recipe
+from pipeline.errors import ConfigError, WorldSizeError, nearest
+
+DS_CONFIGS = Path(__file__).resolve().parent.parent.parent / "ds_configs"
+
+OWNED_BY_RECIPE = {
+    "train_batch_size": "train.global_batch",
+    "train_micro_batch_size_per_gpu": "train.micro_batch",
+    "gradient_accumulation_steps": "train.global_batch",
+    "gradient_clipping": "train.optimizer.clip_norm",
+    "optimizer": "train.optimizer",
+    "scheduler": "train.lr_schedule",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+}
+KNOWN_KEYS = frozenset(
+    {
+        "zero_optimization",
+        "communication_data_type",
+        "data_types",
+        "activation_checkpointing",
+        "flops_profiler",
+        "comms_logger",
+        "wall_clock_breakdown",
+        "memory_breakdown",
+        "steps_per_print",
+        "dump_state",
+        "zero_allow_untested_optimizer",
+        "zero_force_ds_cpu_optimizer",
+        "prescale_gradients",
+        "gradient_predivide_factor",
+        "sparse_gradients",
+        "checkpoint",
+        "aio",
+        "nebula",
+        "disable_allgather",
+        "communication_backend_name",
+        "tensor_parallel",
+        "seq_parallel_communication_data_type",
+    }
+)
+
+
+def accumulation_steps(recipe: Recipe, world_size: int) -> int:
+    """Micro-batches per rank and optimizer step.
+
+    Raises:
+        WorldSizeError: the global batch does not deal evenly to `world_size` ranks.
+    """
+    slots = recipe.train.global_batch // recipe.train.micro_batch
+    if slots % world_size:
+        fitting = [str(n) for n in range(1, slots + 1) if slots % n == 0]
+        raise WorldSizeError(
+            "the world size does not divide the batch",
+            where={"key": "train.global_batch / train.micro_batch"},
+            got=f"{slots} micro-batches per step on {world_size} ranks",
+            expected=f"a world size out of {', '.join(fitting)}",
+            hint="change the number of ranks, train.global_batch or train.micro_batch",
+        )
+    return slots // world_size
+
+
+def find_deepspeed_json(name: str) -> Path:
+    for candidate in (Path(name), DS_CONFIGS / name):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(
+        "no such DeepSpeed configuration",
+        where={"key": "engine.deepspeed"},
+        got=name,
+        expected=", ".join(sorted(file.name for file in DS_CONFIGS.glob("*.json"))),
+    )
+
+
+def check_deepspeed_json(tree: dict[str, Any], file: Path) -> None:
+    """Refuse keys that the recipe owns, keys DeepSpeed does not know, and `auto` left to nobody."""
+    for key in tree:
+        if key in OWNED_BY_RECIPE:
+            raise ConfigError(
+                "this DeepSpeed key belongs to the recipe",
+                where={"file": file, "key": key},
+                hint=f"delete it there and set {OWNED_BY_RECIPE[key]} in the recipe",
+            )
+        if key not in KNOWN_KEYS:
+            match = nearest(key, KNOWN_KEYS)
+            raise ConfigError(
+                "unknown DeepSpeed key",
+                where={"file": file, "key": key},
+                hint=f"did you mean `{match}`?" if match else "DeepSpeed would ignore it silently",
+            )
+    for path, value in _leaves(tree):
+        if value == "auto":
+            raise ConfigError("`auto` is not filled in by anything here", where={"file": file, "key": path})
+
+
+def render_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
+    """The complete configuration handed to `deepspeed.initialize`."""
+    file = find_deepspeed_json(recipe.engine.deepspeed)
+    try:
+        tree = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not valid JSON: {error}", where={"file": file}) from None
+    check_deepspeed_json(tree, file)
+    return {
+        **tree,
+        "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
+        "gradient_accumulation_steps": accumulation_steps(recipe, world_size),
+        "gradient_clipping": recipe.train.optimizer.clip_norm,
+        "bf16": {"enabled": recipe.model.dtype == "bf16"},
+    }
+
+
+def _leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{path}.{key}" if path else key)]
+    return [(path, tree)]

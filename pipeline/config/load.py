@@ -1,0 +1,146 @@
+"""Recipes from YAML, with `extends:` and `a.b=c` overrides; every mistake names its key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.schema import REGIME_ALIASES, REGIMES_BUILT, REGIMES_LATER, Recipe
+from pipeline.errors import ConfigError, NotBuiltYet, nearest
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file (a path, or the name of one in `pipeline/recipes/`) and apply overrides in order.
+
+    Raises:
+        ConfigError: no such file, not YAML, unknown key (with the nearest known one), or a value out of range.
+        NotBuiltYet: a documented regime that this version lacks.
+    """
+    file = find_recipe(path)
+    tree = _read_tree(file)
+    for override in overrides:
+        _apply(tree, override)
+    return parse_recipe(tree, source=file)
+
+
+def parse_recipe(tree: dict[str, Any], source: Path | str) -> Recipe:
+    """Validate an already merged tree; `source` is named in errors."""
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, source) from None
+    regime = REGIME_ALIASES.get(recipe.schedule.regime, recipe.schedule.regime)
+    if regime in REGIMES_LATER:
+        raise NotBuiltYet(f"schedule.regime `{regime}`", hint=f"built so far: {', '.join(REGIMES_BUILT)}")
+    if regime not in REGIMES_BUILT:
+        raise ConfigError(
+            "unknown regime",
+            where={"file": source, "key": "schedule.regime"},
+            got=regime,
+            expected=", ".join(REGIMES_BUILT),
+            hint=_did_you_mean(regime, (*REGIMES_BUILT, *REGIMES_LATER, *REGIME_ALIASES)),
+        )
+    return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"regime": regime})})
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file a recipe name means: itself, or `<name>[.yaml]` among the shipped recipes."""
+    for candidate in (Path(path), RECIPES / path, RECIPES / f"{path}.yaml"):
+        if candidate.is_file():
+            return candidate
+    shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+    raise ConfigError(
+        "no such recipe",
+        where={"file": path},
+        expected=f"a YAML file or one of: {', '.join(shipped)}",
+        hint=_did_you_mean(str(path), shipped),
+    )
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML: what a run saves beside its results, loadable again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+
+
+def recipe_digest(recipe: Recipe, *, ignore: Sequence[str] = ("out", "logging")) -> str:
+    """sha256 of what influences the numbers of a run."""
+    tree = recipe.model_dump(mode="json", exclude=set(ignore))
+    return hashlib.sha256(yaml.safe_dump(tree).encode()).hexdigest()
+
+
+def _read_tree(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if file in seen:
+        raise ConfigError("recipes extend each other in a circle", where={"file": file}, got=[str(f) for f in seen])
+    try:
+        tree = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}", where={"file": file}) from None
+    if not isinstance(tree, dict):
+        raise ConfigError("a recipe is a mapping", where={"file": file}, got=type(tree).__name__)
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    beside = file.parent / str(parent)
+    base = _read_tree(beside if beside.is_file() else find_recipe(parent), (*seen, file))
+    return _merge(base, tree)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError("an override reads a.b=value", got=override)
+    node = tree
+    for key in keys[:-1]:
+        child = node.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError("an override goes below a plain value", where={"key": dotted}, got=child)
+        node = child
+    try:
+        node[keys[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the override's value is not YAML: {error}", where={"key": dotted}, got=text) from None
+
+
+def _explain(error: ValidationError, source: Path | str) -> ConfigError:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    where = {"file": source, "key": ".".join(path)}
+    if first["type"] == "extra_forbidden":
+        known = _fields_at(path[:-1])
+        return ConfigError(
+            "unknown recipe key", where=where, expected=", ".join(known), hint=_did_you_mean(path[-1], known)
+        )
+    if first["type"] == "missing":
+        return ConfigError("a recipe key is missing", where=where, hint=f"set it with {where['key']}=VALUE")
+    return ConfigError(first["msg"].removeprefix("Value error, "), where=where, got=first.get("input"))
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for key in path:
+        child = model.model_fields[key].annotation
+        if not (isinstance(child, type) and issubclass(child, BaseModel)):
+            return []
+        model = child
+    return list(model.model_fields)
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str | None:
+    match = nearest(name, known)
+    return f"did you mean `{match}`?" if match else None

@@ -1,0 +1,203 @@
+"""The recipe: one frozen, closed tree that describes a run. An unknown key is an error, never ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraConfig(_Section):
+    """Low-rank adapters of the language model (peft)."""
+
+    r: PositiveInt = 8
+    alpha: PositiveFloat = 16.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class ModelConfig(_Section):
+    """Which `from_pretrained` folder or hub name to start from, and what of it learns."""
+
+    path: str
+    mode: Literal["lora", "full"] = "lora"
+    lora: LoraConfig = LoraConfig()
+    train_modules: tuple[str, ...] = Field(
+        default=("multi_modal_projector",), description="modules trained in full beside LoRA, by name part"
+    )
+    freeze: tuple[str, ...] = Field(default=(), description="modules kept frozen in mode `full`, by name part")
+    dtype: Literal["fp32", "bf16"] = "fp32"
+
+
+class DataConfig(_Section):
+    shards: str
+    datasets: tuple[str, ...] | None = Field(default=None, description="None: every prepared dataset")
+    max_duration_s: PositiveFloat = 30.0
+    workers: Annotated[int, Field(ge=0, le=64)] = 0
+    draw: Literal["deficit", "categorical"] = "deficit"
+
+
+class OptimizerConfig(_Section):
+    name: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    clip_norm: PositiveFloat = 1.0
+
+
+class LrScheduleConfig(_Section):
+    """Warm-up, constant, then one final decay: the factor depends on the step alone, and a stage may re-warm it."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 20
+    decay_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.3, description="share of the budget that the final linear decay takes"
+    )
+    rewarm_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="after a stage switch, climb back from `rewarm_floor` in this many steps"
+    )
+    rewarm_floor: Annotated[float, Field(gt=0, le=1)] = 0.3
+
+
+class TrainConfig(_Section):
+    max_steps: PositiveInt
+    global_batch: PositiveInt = Field(default=16, description="examples per optimizer step, over all ranks")
+    micro_batch: PositiveInt = Field(default=4, description="examples per forward; all of one dataset")
+    seed: int = 0
+    optimizer: OptimizerConfig = OptimizerConfig()
+    lr_schedule: LrScheduleConfig = LrScheduleConfig()
+    eval_every: PositiveInt = 25
+    checkpoint_every: PositiveInt = 100
+    keep_checkpoints: PositiveInt = 2
+    save_model: bool = Field(default=False, description="write the trained model as a `from_pretrained` folder")
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> TrainConfig:
+        if self.global_batch % self.micro_batch:
+            raise ValueError(
+                f"global_batch ({self.global_batch}) must be a multiple of micro_batch ({self.micro_batch})"
+            )
+        return self
+
+
+class EvalConfig(_Section):
+    val_per_dataset: PositiveInt = Field(default=32, description="size of the fixed probe set of each dataset")
+    test_per_dataset: PositiveInt | None = Field(default=None, description="None: the whole test split")
+    micro_batch: PositiveInt = 8
+
+
+class SketchConfig(_Section):
+    """Gradient sketch taken in every backward of training."""
+
+    enabled: bool = True
+    k: PositiveInt = 4096
+    seed: int = 0
+    group_by: Literal["all", "kind", "layer_kind"] = "kind"
+    window_steps: PositiveInt = Field(default=50, description="steps between two all-reduced summaries in the log")
+
+
+class ProbeConfig(_Section):
+    """Warm-up at one common checkpoint, then gradients only: the data that groups are made from."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 30
+    batches_per_dataset: Annotated[int, Field(ge=2)] = 16
+    micro_batch: PositiveInt = 4
+
+
+class AffinityConfig(_Section):
+    metric: Literal["distance", "cosine"] = "distance"
+    groups: Annotated[int, Field(ge=1)] | Literal["auto"] = 3
+    order: Literal["progressive", "reverse", "random"] = "progressive"
+    bootstrap: Annotated[int, Field(ge=10)] = 200
+    seed: int = 0
+
+
+class PlateauConfig(_Section):
+    """When the current pool counts as flat.
+
+    `patience`: no new best (by `min_gain`, relative) in `window` evaluations.
+    `slope`: a straight line through the last `window` evaluations falls by less than `min_gain` (relative to the
+    current loss) per evaluation with the stated confidence.
+    """
+
+    detector: Literal["patience", "slope"] = "slope"
+    window: Annotated[int, Field(ge=2)] = 4
+    min_gain: Annotated[float, Field(ge=0)] = 0.02
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+
+
+class StageConfig(_Section):
+    min_tokens: Annotated[int, Field(ge=0)] = 0
+    max_tokens: PositiveInt | None = None
+    max_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="upper bound of each stage but the last, as a share of max_steps"
+    )
+
+
+class WeightsConfig(_Section):
+    """Sampling weights inside the pool: p_i ~ n_i^(1/temperature); 1 is proportional, `uniform` ignores sizes."""
+
+    kind: Literal["proportional", "uniform", "temperature"] = "temperature"
+    temperature: PositiveFloat = 2.0
+
+
+REGIMES_BUILT = ("mix_all", "gst")
+REGIMES_LATER = (
+    "individual",
+    "sequential",
+    "gst_strict_cycle",
+    "tpc",
+    "ads",
+    "tpc_ads",
+    "gram",
+    "pike",
+    "mastering_rate",
+    "gst_adaptive",
+)
+REGIME_ALIASES = {"parallel": "mix_all", "sm": "mix_all"}
+
+
+class ScheduleConfig(_Section):
+    """Which datasets are trained on, when, and with which weights."""
+
+    regime: str = "mix_all"
+    weights: WeightsConfig = WeightsConfig()
+    grouping: Literal["gradient", "random", "domain", "explicit"] = "gradient"
+    affinity: str | None = Field(default=None, description="folder of affinity versions (`gst group` writes it)")
+    version: str = Field(default="latest", description="affinity version; pinned in the run's resolved recipe")
+    explicit: tuple[tuple[str, ...], ...] | None = Field(default=None, description="groups in order")
+    order: Literal["progressive", "reverse", "random"] | None = Field(default=None, description="None: as stored")
+    seed: int = Field(default=0, description="seed of random partitions and orders")
+    plateau: PlateauConfig = PlateauConfig()
+    stage: StageConfig = StageConfig()
+
+
+class EngineConfig(_Section):
+    deepspeed: str = Field(default="cpu_zero3.json", description="a file, or a name in ds_configs/")
+
+
+class LoggingConfig(_Section):
+    mlflow: bool = True
+    tracking_uri: str | None = Field(default=None, description="None: SQLite store in the experiment folder")
+    experiment: str = "audio-gst"
+
+
+class Recipe(_Section):
+    """One run: an arm of an experiment with one seed."""
+
+    arm: str
+    out: str = Field(description="experiment folder; this run writes <out>/arms/<arm>-s<seed>")
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    eval: EvalConfig = EvalConfig()
+    sketch: SketchConfig = SketchConfig()
+    probe: ProbeConfig = ProbeConfig()
+    affinity: AffinityConfig = AffinityConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    engine: EngineConfig = EngineConfig()
+    logging: LoggingConfig = LoggingConfig()

@@ -1,0 +1,111 @@
+"""Process group and DeepSpeed engine. This room is the only importer of deepspeed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from pipeline.config import Recipe
+from pipeline.config.deepspeed import render_deepspeed
+from pipeline.dist import Comm, TorchComm, launched_rank
+from pipeline.errors import ModelError, TrainingError
+from pipeline.models.load import trainable_parameters
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+
+
+def init_distributed() -> Comm:
+    """Join the launcher's process group, or make a world of one when nothing launched this process.
+
+    Raises:
+        TrainingError: the group cannot be formed (port taken, a rank that never came).
+    """
+    deepspeed = _import_deepspeed()
+    if "RANK" not in os.environ:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "gloo":
+        # The optional shared-memory collectives are compiled at start-up: two minutes, and a failure without a
+        # compiler. There is no public switch in 0.19.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    try:
+        deepspeed.init_distributed(dist_backend=backend, timeout=COLLECTIVE_TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingError(
+            f"cannot form the process group: {str(error).splitlines()[0]}",
+            where={
+                "rank": os.environ["RANK"],
+                "address": f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}",
+            },
+            hint="check that every rank is up and give the launcher another --master_port",
+        ) from None
+    return TorchComm()
+
+
+def build_engine(recipe: Recipe, model: torch.nn.Module, world_size: int) -> Any:
+    """A DeepSpeedEngine that trains the model's trainable parameters with the recipe's optimizer.
+
+    Weight decay is applied to matrices only; an empty group is left out, because DeepSpeed mishandles it.
+
+    Raises:
+        ModelError: nothing to train.
+        ConfigError / WorldSizeError: the DeepSpeed JSON or the batch does not fit.
+    """
+    deepspeed = _import_deepspeed()
+    config = render_deepspeed(recipe, world_size)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, recipe.train.optimizer.weight_decay),
+        lr=recipe.train.optimizer.lr,
+        betas=recipe.train.optimizer.betas,
+        eps=recipe.train.optimizer.eps,
+    )
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    return engine
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay, vectors without."""
+    learning = list(trainable_parameters(model).values())
+    if not learning:
+        raise ModelError("nothing to train", hint="check model.mode, model.train_modules and model.freeze")
+    groups = [
+        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def device_of(engine: Any) -> torch.device:
+    return torch.device(engine.device)
+
+
+def set_learning_rate(engine: Any, lr: float) -> None:
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def shutdown() -> None:
+    """Leave the process group; without this, exit prints warnings or waits on some backends."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _import_deepspeed() -> Any:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    level = logging.WARNING if launched_rank() == 0 else logging.ERROR
+    logging.getLogger("DeepSpeed").setLevel(level)
+    return deepspeed
+
+
+def _free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])

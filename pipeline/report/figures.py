@@ -1,0 +1,272 @@
+"""Figures without curves: saving in three formats, the affinity heatmap, the time-to-target bars.
+
+Every figure is written as PNG (for the page), PDF (for print) and CSV (the numbers drawn), each atomically and with
+the same bytes for the same input. Nothing here uses pyplot: no global state, no display.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy import stats
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
+
+from pipeline.atomic import write_atomic
+from pipeline.errors import AffinityError
+from pipeline.report.cost import Cost, Judgement, Measure, RunCosts
+from pipeline.report.palette import STYLE, arm_styles
+from pipeline.report.runs import Experiment
+from pipeline.report.table import duration
+
+Matrix = npt.NDArray[np.float64]
+# More cells than this a side cannot hold a printed number.
+MAX_PRINTED = 18
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A written figure: `stem` without suffix, words for a reader who cannot see it, and what to look for."""
+
+    stem: Path
+    title: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class AffinityView:
+    """What the report shows of an affinity version. Matrices are [D, D] in the order of `names`.
+
+    `interval_low` and `interval_high` bound the similarity; None when it was estimated without resamples.
+    """
+
+    names: Sequence[str]
+    similarity: Matrix
+    groups: list[list[str]]
+    interval_low: Matrix | None = None
+    interval_high: Matrix | None = None
+    version: str = ""
+    verdict: str = ""
+
+
+def save_figure(
+    draw: Callable[[], Figure], stem: Path, header: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
+    """Write `<stem>.png`, `.pdf` and `.csv` (`header` and `rows` are the numbers drawn)."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure = draw()
+        png, pdf = io.BytesIO(), io.BytesIO()
+        FigureCanvasAgg(figure).print_png(png, metadata={"Software": None})
+        FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_atomic(stem.with_name(stem.name + ".png"), png.getvalue())
+    write_atomic(stem.with_name(stem.name + ".pdf"), pdf.getvalue())
+    write_atomic(stem.with_name(stem.name + ".csv"), table.getvalue().encode())
+
+
+def heatmap(
+    names: Sequence[str],
+    similarity: Matrix,
+    interval_low: Matrix | None,
+    interval_high: Matrix | None,
+    groups: list[list[str]],
+    path: Path,
+) -> None:
+    """Similarity between datasets, groups boxed and in their order, and beside it how wide its intervals are.
+
+    Inside a group the datasets stand in the leaf order of average linkage on 1 - similarity, so the like are
+    neighbours. NaN (an undefined cosine) is drawn grey.
+
+    Args:
+        path: stem of the files; `.png`, `.pdf` and `.csv` are added.
+
+    Raises:
+        AffinityError: a matrix is not [D, D], or the groups do not hold every name exactly once.
+    """
+    _check_affinity(names, [similarity, interval_low, interval_high], groups)
+    ordered = [name for group in groups for name in _leaf_order(group, names, similarity)]
+    index = [list(names).index(name) for name in ordered]
+    shown = similarity[np.ix_(index, index)]
+    low = None if interval_low is None else interval_low[np.ix_(index, index)]
+    high = None if interval_high is None else interval_high[np.ix_(index, index)]
+    sizes = [len(group) for group in groups]
+
+    def draw() -> Figure:
+        panels = 1 if low is None or high is None else 2
+        side = max(3.6, min(0.34 * len(ordered) + 1.2, 14.0))
+        figure = Figure(figsize=(panels * (side + 1.5), side + 1.3), dpi=130, layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        _draw_matrix(axes[0], shown, ordered, sizes, "Similarity of gradients (1: the same)", "cividis")
+        if low is not None and high is not None:
+            _draw_matrix(axes[1], high - low, ordered, sizes, "Width of its interval", "Purples")
+        return figure
+
+    rows = (
+        (a, b, shown[i, j], "" if low is None else low[i, j], "" if high is None else high[i, j])
+        for i, a in enumerate(ordered)
+        for j, b in enumerate(ordered)
+    )
+    save_figure(draw, path, ("dataset", "other", "similarity", "interval_low", "interval_high"), rows)
+
+
+def target_bars(experiment: Experiment, judgement: Judgement, path: Path) -> FigureFile:
+    """Cost to target by arm, in samples and in training time; hollow bars did not get there."""
+    arms = [arm for arm in experiment.trained_arms if judgement.of_arm(arm)]
+    styles = arm_styles(experiment.trained_arms, judgement.baseline)
+    panels: tuple[tuple[Measure, str], ...] = (("samples", "samples to target"), ("wall_s", "training time to target"))
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(11, 1.5 + 0.62 * max(len(arms), 1)), dpi=130, layout="constrained")
+        axes = figure.subplots(1, 2, sharey=True)
+        for axis, (measure, label) in zip(axes, panels, strict=True):
+            for row, arm in enumerate(arms):
+                _draw_bar(axis, row, list(judgement.of_arm(arm).values()), measure, styles[arm]["color"])
+            axis.set_xlabel(label)
+            axis.set_xlim(0, axis.get_xlim()[1] * 1.02)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.grid(axis="y", visible=False)
+            format_measure(axis, measure)
+        axes[0].set_yticks(range(len(arms)), arms)
+        axes[0].set_ylim(len(arms) - 0.4, -0.6)
+        return figure
+
+    rows = []
+    for arm in arms:
+        for seed, costs in judgement.of_arm(arm).items():
+            cost, probe = costs.target.together, costs.probe
+            numbers = (cost.samples, cost.wall_s) if cost else ("not reached", "not reached")
+            rows.append((arm, seed, *numbers, probe.samples if probe else 0, probe.wall_s if probe else 0))
+    header = ("arm", "seed", "samples", "wall_s", "of_it_probe_samples", "of_it_probe_wall_s")
+    save_figure(draw, path, header, rows)
+    return FigureFile(
+        path,
+        "Cost to target",
+        "Bars of samples and training time each arm needs until every dataset meets its target.",
+        "Filled: mean over the seeds that reached the target, dots are seeds, the hatched start is the probe, whiskers "
+        "the 95 % t interval (three seeds or more). Hollow: not reached; the bar is the whole budget.",
+    )
+
+
+def format_measure(axis: Axes, measure: Measure) -> None:
+    """Readable ticks on the x axis: `12k` samples, `3 min 20 s`."""
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: duration(x) if measure == "wall_s" else thousands(x)))
+
+
+def thousands(value: float) -> str:
+    """`950`, `1.5k`, `24k`, `1.2M`."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
+
+
+def _draw_bar(axis: Axes, row: int, costs: Sequence[RunCosts], measure: Measure, color: str) -> None:
+    reached = _known([c.target.together for c in costs], measure)
+    if not reached:
+        budget = float(np.mean(_known([c.own_stop for c in costs], measure)))
+        axis.barh(row, budget, height=0.55, facecolor="none", edgecolor=color, linewidth=1.2)
+        worst = min(costs, key=lambda c: c.target.n_reached).target
+        label = f"not reached ({worst.n_reached} of {worst.n_datasets} datasets)"
+        axis.text(budget * 0.02, row, label, va="center", fontsize=8)
+        return
+    mean = float(np.mean(reached))
+    axis.barh(row, mean, height=0.55, color=color, alpha=0.75)
+    probes = _known([c.probe for c in costs], measure)
+    if probes:
+        axis.barh(
+            row, float(np.mean(probes)), height=0.55, facecolor="none", edgecolor="white", hatch="////", linewidth=0
+        )
+    if len(reached) >= 3:
+        half = float(stats.t.ppf(0.975, len(reached) - 1)) * float(np.std(reached, ddof=1)) / math.sqrt(len(reached))
+        axis.errorbar(mean, row, xerr=half, color="#222222", capsize=3, linewidth=1)
+    axis.plot(reached, [row + 0.17] * len(reached), "o", color="white", markeredgecolor="#222222", markersize=4)
+    if len(reached) < len(costs):
+        axis.text(
+            mean * 0.02, row - 0.12, f"{len(reached)} of {len(costs)} seeds", va="center", fontsize=8, color="white"
+        )
+
+
+def _known(costs: Sequence[Cost | None], measure: Measure) -> list[float]:
+    values = [cost.get(measure) for cost in costs if cost is not None]
+    return [value for value in values if value is not None]
+
+
+def _check_affinity(names: Sequence[str], matrices: Sequence[Matrix | None], groups: list[list[str]]) -> None:
+    expected = (len(names), len(names))
+    for matrix in matrices:
+        if matrix is not None and matrix.shape != expected:
+            raise AffinityError("an affinity matrix does not fit its datasets", got=matrix.shape, expected=expected)
+    grouped = sorted(name for group in groups for name in group)
+    if grouped != sorted(names):
+        raise AffinityError("groups must hold every dataset exactly once", got=grouped, expected=sorted(names))
+
+
+def _leaf_order(group: Sequence[str], names: Sequence[str], similarity: Matrix) -> list[str]:
+    if len(group) < 3:
+        return list(group)
+    index = [list(names).index(name) for name in group]
+    block = np.nan_to_num(similarity[np.ix_(index, index)], nan=0.0)
+    apart = 1.0 - (block + block.T) / 2
+    np.fill_diagonal(apart, 0.0)
+    tree = linkage(squareform(np.maximum(apart, 0.0), checks=False), method="average", optimal_ordering=True)
+    return [group[leaf] for leaf in leaves_list(tree)]
+
+
+def _draw_matrix(
+    axis: Axes, values: Matrix, names: Sequence[str], sizes: Sequence[int], title: str, colors: str
+) -> None:
+    n = len(names)
+    shown = values.copy()
+    # The diagonal is 1 by definition and would only stretch the scale.
+    np.fill_diagonal(shown, np.nan)
+    palette = mpl.colormaps[colors].with_extremes(bad="#D9D9D9")
+    finite = shown[np.isfinite(shown)]
+    bounds = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    image = axis.imshow(shown, cmap=palette, vmin=bounds[0], vmax=bounds[1])
+    axis.set_title(title, loc="left")
+    axis.set_xticks(range(n), names, rotation=90)
+    axis.set_yticks(range(n), names)
+    axis.tick_params(length=0, labelsize=8 if n <= 40 else 5)
+    axis.grid(visible=False)
+    axis.spines[:].set_visible(False)
+    axis.figure.colorbar(image, ax=axis, shrink=0.75, pad=0.02)
+    start = 0
+    for number, size in enumerate(sizes, start=1):
+        corner = (start - 0.5, start - 0.5)
+        axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="white", linewidth=4.5, clip_on=False))
+        axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#D55E00", linewidth=2, clip_on=False))
+        axis.text(start + size - 0.35, start - 0.5, f"G{number}", va="top", fontsize=9, color="#D55E00", fontweight="bold",
+                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}) if start + size < n else None  # fmt: skip
+        start += size
+    if n <= MAX_PRINTED:
+        _print_values(axis, shown, bounds, palette)
+
+
+def _print_values(axis: Axes, values: Matrix, bounds: tuple[float, float], palette: mpl.colors.Colormap) -> None:
+    for (i, j), value in np.ndenumerate(values):
+        if not math.isfinite(value):
+            continue
+        share = (value - bounds[0]) / (bounds[1] - bounds[0] or 1.0)
+        red, green, blue = palette(share)[:3]
+        bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        label = f"{value:.2f}".replace("0.", ".", 1)
+        axis.text(j, i, label, ha="center", va="center", fontsize=6, color="black" if bright else "white")

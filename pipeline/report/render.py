@@ -1,0 +1,144 @@
+"""Renderers of the table model. Each escapes what its format treats as markup: names come from users' data."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from pipeline.report.table import Cell, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "≥": r"$\geq$",
+}
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
+
+
+def to_text(table: Table, width: int = 120) -> str:
+    """Plain text for a terminal; a mark that is bold elsewhere is a `*` here."""
+    rich = RichTable(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(table.columns):
+        rich.add_column(Text(column), justify="left" if number in table.text_columns else "right")
+    for number, row in enumerate(table.rows):
+        if number in table.rule_before:
+            rich.add_section()
+        rich.add_row(*(Text(cell.text + ("*" if cell.mark == "best" else "")) for cell in row))
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
+    console.print(rich)
+    for note in table.notes:
+        console.print(Text(note))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub-flavoured table below its title."""
+
+    def line(parts: list[str]) -> str:
+        return "| " + " | ".join(parts) + " |"
+
+    rule = [":--" if number in table.text_columns else "--:" for number in range(len(table.columns))]
+    lines = [f"### {escape_markdown(table.title)}", "", line([escape_markdown(c) for c in table.columns]), line(rule)]
+    for row in table.rows:
+        shown = [escape_markdown(cell.text) for cell in row]
+        lines.append(line([f"**{s}**" if cell.mark == "best" else s for s, cell in zip(shown, row, strict=True)]))
+    for note in table.notes:
+        lines += ["", escape_markdown(note)]
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """The numbers, not their roundings; columns with statistics get `sd`, `n` and `runs` columns beside them."""
+    detailed = [
+        any(row[number].n is not None or row[number].runs for row in table.rows) for number in range(len(table.columns))
+    ]
+    header: list[str] = []
+    for column, more in zip(table.columns, detailed, strict=True):
+        header += [column, f"{column} sd", f"{column} n", f"{column} runs"] if more else [column]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    for row in table.rows:
+        values: list[object] = []
+        for cell, more in zip(row, detailed, strict=True):
+            values.append(cell.text if cell.value is None else repr(cell.value))
+            if more:
+                values += ["" if cell.spread is None else repr(cell.spread), "" if cell.n is None else cell.n]
+                values.append(" ".join(cell.runs))
+        writer.writerow(values)
+    return stream.getvalue()
+
+
+def to_html(table: Table) -> str:
+    """A `figure` with a table that scrolls sideways on its own and can be reached by keyboard."""
+    identity = html.escape(table.name)
+    head = "".join(f'<th scope="col"{_kind(table, n)}>{html.escape(c)}</th>' for n, c in enumerate(table.columns))
+    body = "".join(
+        f"<tr{' class="rule"' if number in table.rule_before else ''}>"
+        + "".join(_html_cell(table, column, cell) for column, cell in enumerate(row))
+        + "</tr>\n"
+        for number, row in enumerate(table.rows)
+    )
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
+    return (
+        f'<figure class="table" id="{identity}">\n<figcaption id="{identity}-title">{html.escape(table.title)}'
+        f'</figcaption>\n<div class="scroll" role="region" tabindex="0" aria-labelledby="{identity}-title">\n'
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
+        f'<div class="notes">{notes}</div>\n</figure>\n'
+    )
+
+
+def to_latex(table: Table) -> str:
+    """A `tabular` for booktabs."""
+    columns = "".join("l" if number in table.text_columns else "r" for number in range(len(table.columns)))
+    lines = [f"% {table.title}".replace("\n", " "), rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines += [" & ".join(escape_latex(column) for column in table.columns) + r" \\", r"\midrule"]
+    for number, row in enumerate(table.rows):
+        if number in table.rule_before:
+            lines.append(r"\midrule")
+        shown = [escape_latex(cell.text) for cell in row]
+        bold = [rf"\textbf{{{s}}}" if cell.mark == "best" else s for s, cell in zip(shown, row, strict=True)]
+        lines.append(" & ".join(bold) + r" \\")
+    lines += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+def escape_markdown(value: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", value).replace("\n", " ")
+
+
+def escape_latex(value: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in value)
+
+
+def _kind(table: Table, column: int) -> str:
+    return ' class="words"' if column in table.text_columns else ""
+
+
+def _html_cell(table: Table, column: int, cell: Cell) -> str:
+    shown = html.escape(cell.text)
+    if column == 0:
+        return f'<th scope="row">{shown}</th>'
+    classes = [name for name in ("words" if column in table.text_columns else "", cell.mark.replace(" ", "-")) if name]
+    attribute = f' class="{" ".join(classes)}"' if classes else ""
+    title = f' title="{html.escape(" ".join(cell.runs))}"' if cell.runs else ""
+    return f"<td{attribute}{title}>{shown}</td>"

@@ -1,0 +1,418 @@
+"""Reading one experiment folder: runs, their event logs, their results, the probe's cost.
+
+The event log is written by a process that may be killed at any moment and started again, so a log can hold torn lines
+and stretches that a later resume has made void; `effective_events` removes both. Nothing is dropped silently: a run that
+cannot be used is listed with the reason (`Excluded`), a run that should be there and is not is listed too (`Missing`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import ConfigError
+
+ORIGINAL = "original"
+# Order of the columns; arms not named here follow in name order.
+CANONICAL_ARMS = (
+    ORIGINAL,
+    "individual",
+    "sequential",
+    "mix_all",
+    "gst-t2",
+    "gst-g2",
+    "gst-g3",
+    "gst-adaptive",
+    "gst-domain",
+    "gst-random-3",
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """Teacher-forced score of one dataset; `loss` in nats per answer token, the two rates in 0..1."""
+
+    loss: float
+    token_accuracy: float
+    exact_match: float
+    tokens: int
+    examples: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation on the fixed validation set; counts are global, `wall_s` is training time without downtime."""
+
+    step: int
+    samples: int
+    tokens: int
+    wall_s: float
+    stage: int
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step; `counts` are examples per dataset in its global batch."""
+
+    step: int
+    samples: int
+    loss: float
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """A stage began: its pool, sampling weights and the numbers of the decision."""
+
+    step: int
+    samples: int
+    stage: int
+    pool: tuple[str, ...]
+    weights: dict[str, float]
+    reason: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Final scores on the test split and what the run used up."""
+
+    samples: int
+    tokens: int
+    steps: int
+    wall_s: float
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class ProbeCost:
+    """What finding the affinity cost, warm-up included. `tokens` is None when the probe did not count them."""
+
+    samples: float
+    wall_s: float
+    tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished arm and seed. `info` is `run.json` as written; `skipped` counts unreadable examples per dataset."""
+
+    arm: str
+    seed: int
+    info: dict[str, Any]
+    result: Result
+    evaluations: tuple[Evaluation, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    stages: tuple[StageEntry, ...] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
+    torn_lines: int = 0
+    recipe_digest: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.arm}-s{self.seed}"
+
+    @property
+    def uses_affinity(self) -> bool:
+        return bool(self.info.get("uses_affinity"))
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A run that is there but not used."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run that the experiment should have and has not (or not yet)."""
+
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All usable runs of a folder. `arms` includes expected arms without any run."""
+
+    name: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    datasets: tuple[str, ...]
+    runs: tuple[Run, ...]
+    excluded: tuple[Excluded, ...] = ()
+    missing: tuple[Missing, ...] = ()
+    probe: ProbeCost | None = None
+
+    def of_arm(self, arm: str) -> list[Run]:
+        return [run for run in self.runs if run.arm == arm]
+
+    def run(self, arm: str, seed: int) -> Run | None:
+        return next((run for run in self.runs if run.arm == arm and run.seed == seed), None)
+
+    @property
+    def trained_arms(self) -> list[str]:
+        return [arm for arm in self.arms if arm != ORIGINAL]
+
+
+def read_experiment(folder: Path, *, baseline: str = "mix_all", arms: Iterable[str] = ()) -> Experiment:
+    """Read every run below `folder/arms`.
+
+    Args:
+        baseline: the arm whose data the other runs must share.
+        arms: arms that are expected; those without a run are reported as missing (the baseline always is).
+
+    Raises:
+        ConfigError: there is no such folder, or it holds no finished run at all.
+    """
+    places = sorted(path.parent for path in folder.glob("arms/*/run.json"))
+    runs: list[Run] = []
+    missing: list[Missing] = []
+    for place in places:
+        found = read_run(place)
+        if isinstance(found, Run):
+            runs.append(found)
+        else:
+            missing.append(found)
+    if not runs:
+        raise ConfigError(
+            "no finished run to report on",
+            where={"folder": folder},
+            got="; ".join(f"{item.run}: {item.reason}" for item in missing) or None,
+            expected="arms/<arm>-s<seed>/ with run.json and result.json",
+            hint="run `gst train` first, or name the experiment folder (the recipes' `out`)",
+        )
+    usable, excluded = compatible(runs, baseline)
+    present = {run.arm for run in runs} | {baseline, *arms}
+    ordered = [arm for arm in CANONICAL_ARMS if arm in present]
+    ordered += sorted(present - set(ordered))
+    seeds = sorted({run.seed for run in usable if run.arm != ORIGINAL})
+    accounted = {run.id for run in runs} | {item.run for item in missing}
+    for arm in ordered:
+        # The untouched model does not depend on a seed: one run of it is enough.
+        wanted = seeds if arm != ORIGINAL else ([] if any(run.arm == ORIGINAL for run in runs) else seeds[:1])
+        for seed in wanted:
+            if f"{arm}-s{seed}" not in accounted:
+                missing.append(Missing(f"{arm}-s{seed}", "no such run"))
+    return Experiment(
+        name=folder.resolve().name,
+        arms=tuple(ordered),
+        seeds=tuple(seeds),
+        datasets=tuple(sorted({name for run in usable for name in run.result.scores})),
+        runs=tuple(sorted(usable, key=lambda run: (ordered.index(run.arm), run.seed))),
+        excluded=tuple(excluded),
+        missing=tuple(missing),
+        probe=read_probe_cost(folder / "probe" / "probe.json"),
+    )
+
+
+def read_run(folder: Path) -> Run | Missing:
+    """One run's folder; `Missing` when the run is not finished, failed, or its files cannot be read."""
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        arm, seed = str(info["arm"]), int(info["seed"])
+        if info.get("status") != "finished":
+            return Missing(f"{arm}-s{seed}", f"not finished (status: {info.get('status', 'unknown')})")
+        if not (folder / "result.json").exists():
+            return Missing(f"{arm}-s{seed}", "finished, but without result.json")
+        result = _result(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        events, torn = read_event_lines(folder / "events-rank0.jsonl")
+        effective = effective_events(events)
+        return Run(
+            arm=arm,
+            seed=seed,
+            info=info,
+            result=result,
+            evaluations=tuple(_evaluation(e) for e in effective if e["event"] == "eval" and e.get("split") == "val"),
+            steps=tuple(_step(e) for e in effective if e["event"] == "step"),
+            stages=tuple(_stage(e) for e in effective if e["event"] == "stage"),
+            skipped=count_skipped(folder),
+            torn_lines=torn,
+            recipe_digest=comparable_recipe(folder / "recipe.yaml") or str(info.get("config_digest", "")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        return Missing(folder.name, f"unreadable: {type(error).__name__}: {error}")
+
+
+def read_event_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """All whole events of a log in file order, and how many lines were torn by a crash."""
+    if not path.exists():
+        return [], 0
+    events, torn = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+            events.append({**event, "event": event["event"]})
+        except (ValueError, KeyError, TypeError):
+            torn += 1
+    return events, torn
+
+
+def effective_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that count, in step order.
+
+    After a `resume` at step s, what was written before for later steps is void. A step that falls back without a
+    `resume` is a start from scratch (no checkpoint existed yet, or a fresh run was asked for): everything from that
+    step on is void. Of two events of one kind at one step the later one counts.
+    """
+    kept: list[dict[str, Any]] = []
+    for event in events:
+        step = event.get("step")
+        if step is None:
+            continue
+        if event["event"] == "resume":
+            kept = [old for old in kept if old["step"] <= step]
+            continue
+        if kept and step < kept[-1]["step"]:
+            kept = [old for old in kept if old["step"] < step]
+        kept.append(event)
+    latest = {(event["event"], event.get("split"), event["step"]): event for event in kept}
+    return list(latest.values())
+
+
+def count_skipped(folder: Path) -> dict[str, int]:
+    """Examples that could not be used, per dataset, each counted once over all ranks and resumes."""
+    seen = {
+        (str(event.get("dataset")), str(event.get("example")))
+        for path in sorted(folder.glob("events-rank*.jsonl"))
+        for event in read_event_lines(path)[0]
+        if event["event"] == "bad_sample"
+    }
+    return dict(sorted(Counter(dataset for dataset, _ in seen).items()))
+
+
+def comparable_recipe(path: Path) -> str | None:
+    """sha256 of the resolved recipe without what may differ between seeds of one arm; None without a recipe.
+
+    Left out: `out`, `logging`, `train.seed` and `schedule.seed` (each seed of a random control may draw its own
+    partition). run.json's `config_digest` includes the seed, so it cannot tell whether two seeds are comparable.
+    """
+    if not path.exists():
+        return None
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in ("out", "logging"):
+        tree.pop(key, None)
+    for section in ("train", "schedule"):
+        (tree.get(section) or {}).pop("seed", None)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def compatible(runs: list[Run], baseline: str) -> tuple[list[Run], list[Excluded]]:
+    """Split runs into those that may stand in one table and those that may not, with the reason.
+
+    The first run of the baseline (of all runs, when there is no baseline) says what the data are; a run that saw other
+    bytes of a shared dataset is excluded. Within an arm, all seeds must have the recipe that most of them have.
+    """
+    reference = next((run for run in runs if run.arm == baseline), runs[0])
+    kept: list[Run] = []
+    excluded: list[Excluded] = []
+    for run in runs:
+        differing = _differing_data(reference.info.get("data_digests") or {}, run.info.get("data_digests") or {})
+        if differing:
+            names = ", ".join(differing)
+            excluded.append(Excluded(run.id, f"another data digest than {reference.id}: {names}"))
+        else:
+            kept.append(run)
+    usual = {arm: _most_common([run.recipe_digest for run in kept if run.arm == arm]) for arm in {r.arm for r in kept}}
+    for run in kept:
+        if run.recipe_digest != usual[run.arm]:
+            ours, theirs = run.recipe_digest[:12] or "none", usual[run.arm][:12] or "none"
+            excluded.append(Excluded(run.id, f"another recipe digest ({ours}) than its arm's other seeds ({theirs})"))
+    return [run for run in kept if run.recipe_digest == usual[run.arm]], excluded
+
+
+def read_probe_cost(path: Path) -> ProbeCost | None:
+    """The affinity's cost from `probe.json`; None when nothing was probed.
+
+    Raises:
+        ConfigError: the file is there but does not say what the probe cost.
+    """
+    if not path.exists():
+        return None
+    try:
+        cost = json.loads(path.read_text(encoding="utf-8"))["cost"]
+        tokens = cost.get("tokens")
+        return ProbeCost(float(cost["samples"]), float(cost["seconds"]), None if tokens is None else float(tokens))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            "the probe does not say what it cost",
+            where={"file": path},
+            got=f"{type(error).__name__}: {error}",
+            expected='"cost": {"samples": ..., "seconds": ...}',
+            hint="run `gst probe` again",
+        ) from None
+
+
+def _differing_data(reference: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in reference.keys() & other.keys() if reference[name] != other[name])
+
+
+def _most_common(values: list[str]) -> str:
+    # Counter keeps first-seen order among equals, and runs come in folder order: the outcome is fixed.
+    return Counter(values).most_common(1)[0][0]
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _scores(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
+    return {
+        name: Score(
+            loss=_number(row.get("loss")),
+            token_accuracy=_number(row.get("token_accuracy")),
+            exact_match=_number(row.get("exact_match")),
+            tokens=int(row.get("tokens") or 0),
+            examples=int(row.get("examples") or 0),
+        )
+        for name, row in rows.items()
+    }
+
+
+def _result(value: dict[str, Any]) -> Result:
+    return Result(
+        samples=int(value.get("samples") or 0),
+        tokens=int(value.get("tokens") or 0),
+        steps=int(value.get("steps") or 0),
+        wall_s=float(value.get("wall_s") or 0.0),
+        scores=_scores(value["datasets"]),
+    )
+
+
+def _evaluation(event: dict[str, Any]) -> Evaluation:
+    return Evaluation(
+        step=int(event["step"]),
+        samples=int(event["samples"]),
+        tokens=int(event["tokens"]),
+        wall_s=float(event["wall_s"]),
+        stage=int(event.get("stage") or 0),
+        scores=_scores(event["datasets"]),
+    )
+
+
+def _step(event: dict[str, Any]) -> StepRecord:
+    counts = {name: int(row["n"]) for name, row in (event.get("datasets") or {}).items()}
+    return StepRecord(int(event["step"]), int(event["samples"]), _number(event.get("loss")), counts)
+
+
+def _stage(event: dict[str, Any]) -> StageEntry:
+    return StageEntry(
+        step=int(event["step"]),
+        samples=int(event["samples"]),
+        stage=int(event["stage"]),
+        pool=tuple(event.get("pool") or ()),
+        weights={name: float(weight) for name, weight in (event.get("weights") or {}).items()},
+        reason=dict(event.get("reason") or {}),
+    )

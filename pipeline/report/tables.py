@@ -1,0 +1,202 @@
+"""The tables of results: accuracy by dataset and arm, stages, comparisons, and the paper's numbers as a reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from pipeline.report.averages import Field
+from pipeline.report.compare import ACCURACY_METRICS, Comparison, final_average
+from pipeline.report.runs import Experiment, Run
+from pipeline.report.table import MISSING, Cell, Table, count, duration, mark_best, percent, seed_cell, text
+
+WEIGHTS_NOTE = (
+    "The weighted average weighs each dataset by its number of test examples, the macro average weighs all alike. "
+    "An average is shown only where every dataset is there."
+)
+
+
+def accuracy_table(experiment: Experiment) -> Table:
+    """Token accuracy in percent, one row a dataset, one column an arm; averages, and exact match, below."""
+    rows = [
+        (text(name), *_arm_cells(experiment, lambda run, name=name: _score(run, name, "token_accuracy")))  # type: ignore[misc]
+        for name in experiment.datasets
+    ]
+    fields: tuple[tuple[str, Field], ...] = (("token accuracy", "token_accuracy"), ("exact match", "exact_match"))
+    for label, field in fields:
+        for kind in ("weighted", "macro"):
+            cells = _arm_cells(experiment, lambda run, k=kind, f=field: final_average(run, experiment, k, f))  # type: ignore[misc]
+            rows.append((text(f"{kind} {label}"), *cells))
+    n_datasets = len(experiment.datasets)
+    return Table(
+        name="accuracy",
+        title="Token accuracy on the test split, in percent",
+        columns=("dataset", *experiment.arms),
+        rows=tuple(rows),
+        notes=(WEIGHTS_NOTE, spread_note(experiment), "Best of a row: by printed mean; no significance is implied."),
+        rule_before=frozenset({n_datasets, n_datasets + 2}),
+    )
+
+
+def spread_note(experiment: Experiment) -> str:
+    """How many seeds stand behind a cell, in words."""
+    n = len(experiment.seeds)
+    if n == 1:
+        return "One seed per arm: no spread is known, and differences between arms may be noise."
+    return f"Mean ± standard deviation over {n} seeds; (n=...) where a cell has fewer."
+
+
+def stage_table(experiment: Experiment) -> Table:
+    """When each stage began in each run, what entered, and the numbers of that decision."""
+    rows = []
+    rules = set()
+    for run in experiment.runs:
+        before: set[str] = set()
+        if run.stages and rows:
+            rules.add(len(rows))
+        for entry in run.stages:
+            entering = [name for name in entry.pool if name not in before]
+            left = sorted(before - set(entry.pool))
+            before = set(entry.pool)
+            words = ", ".join(entering) or "-"
+            share = entry.step / run.result.steps if run.result.steps else math.nan
+            rows.append(
+                (
+                    text(run.id),
+                    count(entry.stage),
+                    count(entry.step),
+                    count(entry.samples),
+                    Cell(percent(share, 0), share),
+                    text(words + (f" (left: {', '.join(left)})" if left else "")),
+                    text(entry.reason.get("rule", "-")),
+                    text(_numbers(entry.reason)),
+                )
+            )
+    columns = ("run", "stage", "step", "samples", "of run", "entering datasets", "rule", "numbers of the decision")
+    return Table(
+        "stages",
+        "Stages: what entered when, and why",
+        columns,
+        tuple(rows),
+        (),
+        frozenset(rules),
+        frozenset({0, 5, 6, 7}),
+    )
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Paired differences with interval and tests."""
+    rows = []
+    rules = set()
+    for number, item in enumerate(comparisons):
+        paired = item.paired
+        if number and item.metric != comparisons[number - 1].metric:
+            rules.add(number)
+        note = paired.note
+        if item.left_out:
+            note = "; ".join(part for part in (note, f"{item.left_out} seed(s) left out: no value there") if part)
+        rows.append(
+            (
+                text(item.metric),
+                text(f"{item.ours} - {item.theirs}"),
+                count(paired.n),
+                Cell(
+                    "-" if math.isnan(paired.difference) else f"{100 * paired.difference:+.1f}", 100 * paired.difference
+                ),
+                _interval(paired.interval),
+                _interval(paired.bootstrap),
+                _p_value(paired.t_p),
+                _p_value(paired.wilcoxon_p),
+                _p_value(item.holm_p),
+                Cell("-" if paired.detectable is None else f"{100 * paired.detectable:.1f}", paired.detectable),
+                text(note or "-"),
+            )
+        )
+    return Table(
+        "comparisons",
+        "Paired comparisons over seeds, in points",
+        (
+            "metric",
+            "arms",
+            "n",
+            "difference",
+            "95 % t interval",
+            "95 % bootstrap",
+            "p (t)",
+            "p (Wilcoxon)",
+            "p (Holm)",
+            "detectable",
+            "note",
+        ),
+        tuple(rows),
+        (
+            "Positive is better for the first arm. Holm adjusts the t test's p over all comparisons on that metric. "
+            "Detectable: the true difference that this many seeds, with this spread, find with 80 % power.",
+            "Intervals are over seeds only; that test examples are a sample too is not in them.",
+        ),
+        frozenset(rules),
+        frozenset({0, 1, 10}),
+    )
+
+
+def published_table() -> Table:
+    """Numbers of arXiv 2605.19101: a reference, never mixed with ours."""
+
+    def row(label: str, *values: str) -> tuple[Cell, ...]:
+        return (text(label), *(text(value, mark="reference") for value in values))
+
+    return Table(
+        "published",
+        "Published, other data and model (arXiv 2605.19101, SALMONN-13B, 14 full corpora): weighted token accuracy, %",
+        ("setting", "Mix-all", "GST-T2", "GST-G3", "other"),
+        (
+            row("full data", "74.2", "74.5", "75.0", 'training time "about 4 days -> 2 days", "30-40% faster"'),
+            row("low resource, 250 samples per dataset", "63.9", "64.7", "63.4", "-"),
+            row("order ablation", "-", "-", "-", "strict cycle sequential 64.0 / 68.2; progressive > reverse"),
+        ),
+        (
+            "For orientation only. None of these numbers was measured here, and none is comparable with the tables above.",
+        ),
+        text_columns=frozenset({0, 4}),
+    )
+
+
+def headline_differences(comparisons: Sequence[Comparison], ours: str, theirs: str) -> list[Comparison]:
+    """The accuracy comparisons of one pair of arms."""
+    return [c for c in comparisons if (c.ours, c.theirs) == (ours, theirs) and c.metric in ACCURACY_METRICS]
+
+
+def _arm_cells(experiment: Experiment, value: Callable[[Run], float | None]) -> list[Cell]:
+    """One cell an arm, over its seeds; runs without the value are left out of n, and all without it is `missing`."""
+    cells = []
+    for arm in experiment.arms:
+        runs = experiment.of_arm(arm)
+        values = {run.id: found for run in runs if (found := value(run)) is not None}
+        # The untouched model is scored once; every trained arm should have all seeds.
+        expected = len(experiment.seeds) if arm in experiment.trained_arms else len(runs)
+        cells.append(seed_cell(values, scale=100.0, expected=expected))
+    return mark_best(cells)
+
+
+def _score(run: Run, dataset: str, field: Field) -> float | None:
+    score = run.result.scores.get(dataset)
+    return None if score is None else float(getattr(score, field))
+
+
+def _numbers(reason: dict[str, object]) -> str:
+    parts = []
+    for key, value in reason.items():
+        if key == "rule":
+            continue
+        parts.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+    return ", ".join(parts) or "-"
+
+
+def _interval(bounds: tuple[float, float] | None) -> Cell:
+    return text("-") if bounds is None else text(f"{100 * bounds[0]:+.1f} .. {100 * bounds[1]:+.1f}")
+
+
+def _p_value(p: float | None) -> Cell:
+    if p is None:
+        return text("-")
+    return Cell("<0.001" if p < 0.001 else f"{p:.3f}", p)

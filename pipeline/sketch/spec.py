@@ -1,0 +1,103 @@
+"""What identifies a sketch, and the names and seeds of parameters. Standard library only.
+
+Two sketches may be compared or added only when their `SketchSpec`s are equal: another seed, size or version is another
+random projection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipeline.errors import SketchError
+
+SKETCH_VERSION = 1
+MIN_K = 32  # one sign word covers 32 elements and must not straddle two rows of K
+MAX_K = 1 << 20
+
+# Name parts that wrappers insert and that say nothing about which parameter it is.
+_LEADING_WRAPPERS = (("base_model", "model"), ("module",))
+_INNER_WRAPPERS = frozenset(
+    {"default", "base_layer", "modules_to_save", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+)
+
+
+@dataclass(frozen=True)
+class SketchSpec:
+    """One random projection: its size `k`, its seed and the version of its definition (`reference.py`).
+
+    Raises:
+        SketchError: `k` is not a power of two from 32 to 2^20, or the version is not the one this code computes.
+    """
+
+    k: int
+    seed: int
+    version: int = SKETCH_VERSION
+
+    def __post_init__(self) -> None:
+        if not MIN_K <= self.k <= MAX_K or self.k & (self.k - 1):
+            raise SketchError(
+                "the sketch size does not fit",
+                got=f"k={self.k}",
+                expected=f"a power of two from {MIN_K} to {MAX_K}",
+                hint="4096 is the default, 16384 for final tables",
+            )
+        if self.version != SKETCH_VERSION:
+            raise SketchError(
+                "sketches of another version cannot be computed or mixed",
+                got=f"version {self.version}",
+                expected=f"version {SKETCH_VERSION}",
+                hint="probe again with this version",
+            )
+
+    @property
+    def digest(self) -> str:
+        """12 hex digits, equal exactly for equal specs."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def seed_of(self, name: str) -> int:
+        """64-bit seed of the parameter `name` (as any wrapper calls it) under this spec."""
+        return name_seed(self.seed, canonical_name(name))
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SketchSpec:
+        return cls(k=int(value["k"]), seed=int(value["seed"]), version=int(value["version"]))
+
+    def require_same(self, other: SketchSpec, where: str) -> None:
+        """Raise SketchError unless `other` is the same projection."""
+        if self != other:
+            raise SketchError(
+                "sketches of two different projections cannot be combined",
+                where={"in": where},
+                got=other,
+                expected=self,
+                hint="use one k, one seed and one version for everything that is compared",
+            )
+
+
+def canonical_name(name: str) -> str:
+    """The parameter's name without what DDP, DeepSpeed, PEFT, torch.compile or checkpoint wrappers add.
+
+    `module.base_model.model.layers.0.q.lora_A.default.weight` becomes `layers.0.q.lora_A.weight`, so that the same
+    parameter has the same signs whatever wraps the model.
+    """
+    parts = name.split(".")
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _LEADING_WRAPPERS:
+            if tuple(parts[: len(prefix)]) == prefix and len(parts) > len(prefix):
+                parts = parts[len(prefix) :]
+                stripped = True
+    kept = [part for part in parts if part not in _INNER_WRAPPERS]
+    return ".".join(kept) or name
+
+
+def name_seed(seed: int, canonical: str) -> int:
+    """Stable 64-bit hash of (seed, canonical parameter name): the same on every machine and Python."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{canonical}".encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,128 @@
+"""The house: which room may import which. When the drawing no longer fits, change it here in the same step."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# room -> rooms of ours it may import. `errors`, `types` and `atomic` are open to all rooms.
+FOUNDATION = {"errors", "types", "atomic"}
+MAY_IMPORT = {
+    "errors": set(),
+    "types": set(),
+    "atomic": set(),
+    "config": set(),
+    "dist": set(),
+    "runlog": {"config", "dist"},
+    "data": {"config", "dist", "runlog"},
+    "models": {"config"},
+    "sketch": {"config", "dist"},
+    "affinity": {"config"},
+    "schedule": {"config", "affinity", "data.mixture"},
+    "engine": {"config", "dist", "runlog", "models"},
+    "eval": {"config", "dist", "data", "models"},
+    "report": {"config"},
+    "cli": {
+        "config", "dist", "runlog", "data", "models", "sketch", "affinity", "schedule", "engine", "eval", "report",
+    },
+}  # fmt: skip
+WITHOUT_TORCH = ("affinity", "report", "errors", "types", "atomic", "data/manifest.py")
+DATA_PREP_MAY_IMPORT = {"pipeline.data.manifest", "pipeline.errors", "pipeline.types", "pipeline.atomic"}
+
+
+def modules_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def imported_modules(file: Path) -> list[str]:
+    """Every module a file names in an import, also inside functions and under TYPE_CHECKING."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names.append(node.module or "")
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def room_of(file: Path) -> str:
+    return file.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("file", modules_below(ROOT / "pipeline"), ids=lambda f: str(f.relative_to(ROOT)))
+def test_a_room_imports_only_what_the_table_allows(file: Path) -> None:
+    room = room_of(file)
+    if room == "__init__":
+        return
+    allowed = {f"pipeline.{name}" for name in MAY_IMPORT[room] | FOUNDATION | {room}}
+    for name in imported_modules(file):
+        if not name.startswith("pipeline.") and name != "pipeline":
+            assert not name.startswith("data_prep"), f"{file} imports data_prep"
+            continue
+        assert any(name == ok or name.startswith(f"{ok}.") for ok in allowed) or any(
+            ok.startswith(f"{name}.") for ok in allowed
+        ), f"{file} imports {name}"
+
+
+@pytest.mark.parametrize("file", modules_below(ROOT / "data_prep"), ids=lambda f: str(f.relative_to(ROOT)))
+def test_data_prep_knows_only_the_contract(file: Path) -> None:
+    for name in imported_modules(file):
+        if name.startswith("pipeline"):
+            assert any(name == ok or name.startswith(f"{ok}.") or ok.startswith(f"{name}.") for ok in
+                       DATA_PREP_MAY_IMPORT), f"{file} imports {name}"  # fmt: skip
+
+
+def test_only_the_engine_imports_deepspeed() -> None:
+    for file in modules_below(ROOT / "pipeline"):
+        if room_of(file) != "engine":
+            names = imported_modules(file)
+            assert not any(name == "deepspeed" or name.startswith("deepspeed.") for name in names), file
+
+
+@pytest.mark.parametrize("place", WITHOUT_TORCH)
+def test_some_rooms_do_without_torch(place: str) -> None:
+    path = ROOT / "pipeline" / place
+    files = modules_below(path) if path.is_dir() else [path if path.suffix else path.with_suffix(".py")]
+    assert files
+    for file in files:
+        assert not any(name.split(".")[0] == "torch" for name in imported_modules(file)), file
+
+
+@pytest.mark.parametrize("module", ["pipeline.report.build", "pipeline.affinity.store", "pipeline.data.manifest"])
+def test_torch_does_not_come_in_by_the_back_door(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_no_import_cycle() -> None:
+    """Import-time cycles between modules; imports inside functions do not count."""
+    graph: dict[str, set[str]] = {}
+    for file in modules_below(ROOT / "pipeline") + modules_below(ROOT / "data_prep"):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = set()
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ImportFrom) and node.module:
+                graph[name] |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            elif isinstance(node, ast.Import):
+                graph[name] |= {alias.name for alias in node.names}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name in done or name not in graph:
+            return
+        for child in sorted(graph[name]):
+            if child != name:
+                visit(child, (*path, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())

@@ -1,0 +1,117 @@
+"""Recipes: every mistake names its key; what is shipped can be loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import dump_recipe, load_recipe, recipe_digest
+from pipeline.config.deepspeed import accumulation_steps, check_deepspeed_json, render_deepspeed
+from pipeline.config.load import RECIPES
+from pipeline.errors import ConfigError, GstError, NotBuiltYet, WorldSizeError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "mini")
+
+
+def write(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+MINIMAL = "arm: a\nout: o\nmodel: {path: m}\ndata: {shards: s}\ntrain: {max_steps: 4}\n"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_loads_and_renders(name: str) -> None:
+    recipe = load_recipe(name)
+    assert render_deepspeed(recipe, 2)["gradient_accumulation_steps"] == accumulation_steps(recipe, 2)
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "ds_configs").glob("*.json")), ids=lambda f: f.name)
+def test_every_deepspeed_json_is_accepted(file: Path) -> None:
+    check_deepspeed_json(json.loads(file.read_text()), file)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write(tmp_path, MINIMAL), ["train.max_step=3"])
+    assert caught.value.where["key"] == "train.max_step"
+    assert caught.value.hint == "did you mean `max_steps`?"
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="missing") as caught:
+        load_recipe(write(tmp_path, "arm: a\nout: o\nmodel: {path: m}\ndata: {shards: s}\ntrain: {}\n"))
+    assert caught.value.where["key"] == "train.max_steps"
+
+
+def test_a_value_out_of_range_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write(tmp_path, MINIMAL), ["train.optimizer.lr=-1"])
+    assert caught.value.where["key"] == "train.optimizer.lr" and caught.value.got == -1
+
+
+def test_overrides_win_over_the_file_and_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "parent.yaml").write_text(MINIMAL + "eval: {micro_batch: 2, val_per_dataset: 5}\n")
+    child = write(tmp_path, "extends: parent.yaml\narm: b\neval: {micro_batch: 3}\n")
+    recipe = load_recipe(child, ["eval.val_per_dataset=7"])
+    assert (recipe.arm, recipe.eval.micro_batch, recipe.eval.val_per_dataset) == ("b", 3, 7)
+
+
+def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load_recipe(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("override", ["noequals", "=3", "a..b=1", "arm.x=1"])
+def test_a_bad_override_is_refused(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError):
+        load_recipe(write(tmp_path, MINIMAL), [override])
+
+
+def test_a_regime_is_known_planned_or_unknown(tmp_path: Path) -> None:
+    assert load_recipe(write(tmp_path, MINIMAL), ["schedule.regime=parallel"]).schedule.regime == "mix_all"
+    with pytest.raises(NotBuiltYet, match="gst_adaptive"):
+        load_recipe(write(tmp_path, MINIMAL), ["schedule.regime=gst_adaptive"])
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(write(tmp_path, MINIMAL), ["schedule.regime=mixall"])
+    assert caught.value.hint == "did you mean `mix_all`?"
+
+
+def test_the_resolved_recipe_loads_again_as_itself(tmp_path: Path) -> None:
+    recipe = load_recipe("mini-gst-g3")
+    again = load_recipe(write(tmp_path, dump_recipe(recipe)))
+    assert again == recipe and recipe_digest(again) == recipe_digest(recipe)
+
+
+def test_the_digest_follows_what_changes_numbers_only(tmp_path: Path) -> None:
+    digest = recipe_digest(load_recipe(write(tmp_path, MINIMAL)))
+    assert recipe_digest(load_recipe(write(tmp_path, MINIMAL), ["out=elsewhere"])) == digest
+    assert recipe_digest(load_recipe(write(tmp_path, MINIMAL), ["train.seed=1"])) != digest
+
+
+def test_a_world_size_that_does_not_divide_the_batch_is_refused(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL), ["train.global_batch=16", "train.micro_batch=4"])
+    assert accumulation_steps(recipe, 2) == 2
+    with pytest.raises(WorldSizeError, match="3 ranks") as caught:
+        accumulation_steps(recipe, 3)
+    assert "1, 2, 4" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"train_batch_size": 8}, "belongs to the recipe"),
+        ({"zero_optimisation": {"stage": 3}}, "zero_optimization"),
+        ({"zero_optimization": {"reduce_bucket_size": "auto"}}, "auto"),
+    ],
+)
+def test_a_deepspeed_json_that_would_mislead_is_refused(tree: dict, message: str) -> None:
+    with pytest.raises(GstError, match=message):
+        check_deepspeed_json(tree, Path("some.json"))
