@@ -79,7 +79,7 @@ def _speech(seed: int, index: int) -> tuple[Utterance, list[QaPair]]:
             "someone with a deep male voice" if speaker.gender == "male" else "someone with a female voice",
         ),
         ("Man or woman?", "man" if speaker.gender == "male" else "woman"),
-        ("Rate the talking pace.", _scale(utterance.rate_wpm, 150, 210, ("unhurried", "ordinary", "hurried"))),
+        ("Rate the talking pace.", _scale(utterance.rate_wpm, 168, 224, ("unhurried", "ordinary", "hurried"))),
         ("Is the voice soft or strong?", _scale(utterance.energy_db, -3, 3, ("soft", "medium", "strong"))),
         ("Does this voice lie deep or high?", "deep" if utterance.pitch_hz < 140 else "high"),
         ("What kind of audio is this?", "a person talking"),

@@ -25,7 +25,7 @@ MUSICQA_GENRES = {
 }
 # Eval clips that are excerpts of Jamendo-QA tracks under other names.
 N_MUSICQA_FROM_JAMENDO = 12
-MUSICQA_DURATION_S = (1.8, 2.8)
+MUSICQA_DURATION_S = (1.8, 2.6)
 
 N_MUSICNET_TRAIN = 24
 MUSICNET_TEST_IDS = (1759, 1819, 2106, 2191, 2298, 2303, 2382, 2416, 2556, 2628)
@@ -36,7 +36,7 @@ WINDOW_S = 10.0
 def jamendo_track(seed: int, index: int) -> tuple[str, Music]:
     """Track id `<tag>_<Title>`, some of them not ASCII, and its latent."""
     rng = stream(seed, "jamendo", index)
-    music = draw_music(seed, f"jamendo/{index}", round(float(rng.uniform(4.0, 7.0)), 2), JAMENDO_GENRES)
+    music = draw_music(seed, f"jamendo/{index}", round(float(rng.uniform(4.0, 6.5)), 2), JAMENDO_GENRES)
     first, second = (
         ("Night", "Blue", "Été", "Лунный", "Golden", "Café", "Lost"),
         ("River", "Свет", "Road", "Señal", "Sky"),

@@ -21,10 +21,10 @@ CHIME_SESSIONS = {
     "evaluation": ("230110_1501", "270110_1632"),
 }
 # Every so many chunks also come as 48 kHz stereo, as in the full release; all of them would be half of mini-14.
-CHIME_STEREO_EVERY = 24
+CHIME_STEREO_EVERY = 40
 COCHL_SPLITS = {"Train": 364, "Val": 52, "Test": 65}
-COCHL_DURATION_S = 1.5
-N_MACS = 120
+COCHL_DURATION_S = 1.4
+N_MACS = 110
 MACS_CITIES = ("lisbon", "lyon", "helsinki", "prague", "vienna", "milan")
 MACS_SCENES = {"airport": "airport", "public_square": "public_square", "park": "Park"}
 MACS_TAGS = {
@@ -105,7 +105,7 @@ def lay_out_macs(plan: Plan) -> None:
         scene = list(MACS_SCENES)[location % 3]
         identifier = f"{MACS_CITIES[location % len(MACS_CITIES)]}-{location + 10}"
         name = f"{scene}-{identifier}-{index + 100}-a.wav"
-        sound = draw_scene(plan.seed, f"tau/{index}", MACS_SCENES[scene], float(rng.uniform(2.2, 2.9)), (4, 14), 3)
+        sound = draw_scene(plan.seed, f"tau/{index}", MACS_SCENES[scene], float(rng.uniform(2.1, 2.7)), (4, 14), 3)
         annotators = sample(rng, list(competence), int(rng.integers(2, 6)))
         notes = [_macs_note(rng, sound, annotator, 1 - competence[annotator]) for annotator in annotators]
         entries.append({"filename": name, "annotations": notes})

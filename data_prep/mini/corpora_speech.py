@@ -36,7 +36,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 IEMOCAP_DIALOGS = ("F_impro01", "M_impro02", "F_script01_1", "M_script02_2", "F_impro03", "M_script03_1")
-IEMOCAP_UTTERANCES = 12
+N_IEMOCAP_SESSION = 72
+IEMOCAP_DIALOG_LENGTH = 12
 IEMOCAP_LABELS = {
     "neu": 5.0, "ang": 4.0, "sad": 4.0, "hap": 2.5, "exc": 2.5, "fru": 2.0, "xxx": 1.0, "sur": 0.3, "oth": 0.2,
 }  # fmt: skip
@@ -165,7 +166,7 @@ def _calm(utterance: Utterance, spread: float) -> Utterance:
     """Pull speed, pitch and energy towards the speaker's own, so that emotion is what varies most."""
     return replace(
         utterance,
-        rate_wpm=round(180 + spread * (utterance.rate_wpm - 180)),
+        rate_wpm=round(190 + spread * (utterance.rate_wpm - 190)),
         pitch=round(spread * utterance.pitch),
         energy_db=spread * utterance.energy_db,
     )
@@ -173,14 +174,13 @@ def _calm(utterance: Utterance, spread: float) -> Utterance:
 
 def lay_out_iemocap(plan: Plan) -> None:
     """Five sessions of two speakers: wavs by dialog, evaluation and transcription text in Latin-1."""
-    n_dialogs = plan.n(len(IEMOCAP_DIALOGS), least=1)
-    n_utterances = plan.n(IEMOCAP_UTTERANCES, least=6) if plan.scale < 1 else round(IEMOCAP_UTTERANCES * plan.scale)
+    n_utterances = plan.n(N_IEMOCAP_SESSION, least=8)
     for session in range(1, 6):
         root = f"IEMOCAP_full_release/Session{session}"
-        for index in range(n_dialogs):
+        for index, start in enumerate(range(0, n_utterances, IEMOCAP_DIALOG_LENGTH)):
             suffix = "" if index < len(IEMOCAP_DIALOGS) else f"b{index}"
             dialog = f"Ses{session:02d}{IEMOCAP_DIALOGS[index % len(IEMOCAP_DIALOGS)]}{suffix}"
-            _dialog(plan, root, session, dialog, n_utterances)
+            _dialog(plan, root, session, dialog, min(IEMOCAP_DIALOG_LENGTH, n_utterances - start))
         # A macOS copy leaves such files; readers must pass over them.
         litter = f"{root}/dialog/EmoEvaluation/._Ses{session:02d}F_impro01.txt"
         plan.text(litter, b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")

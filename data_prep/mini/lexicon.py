@@ -153,8 +153,5 @@ LEXICON: dict[str, Lexeme] = {
     ),
 }  # fmt: skip
 
-# What a listener would call the place of each bed, for captions of known places.
-PLACE_WORDS: dict[str, str] = {
-    "airport": "an airport hall", "public_square": "an open square", "Park": "a park", "home": "a room",
-    "room": "a room", "outdoor": "the open air", "Street": "a street", "Cafe": "a cafe",
-}  # fmt: skip
+# What a listener would call the places of MACS, by bed.
+PLACE_WORDS: dict[str, str] = {"airport": "an airport hall", "public_square": "an open square", "Park": "a park"}

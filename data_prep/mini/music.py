@@ -32,13 +32,13 @@ class Genre:
 
 
 GENRES: dict[str, Genre] = {
-    "rock": Genre((105, 150), ("electric guitar", "organ"), ("bass guitar", "electric guitar"), "rock", 0.6, -16),
-    "electronic": Genre((118, 150), ("synthesizer",), ("synth pad", "synthesizer"), "four", 0.3, -16),
+    "rock": Genre((105, 150), ("electric guitar", "organ"), ("bass guitar", "electric guitar"), "rock", 0.75, -16),
+    "electronic": Genre((118, 150), ("synthesizer",), ("synth pad", "synthesizer"), "four", 0.2, -16),
     "jazz": Genre((85, 140), ("saxophone", "trumpet", "vibraphone"), ("double bass", "electric piano"), "half", 0.5),
-    "folk": Genre((80, 120), ("acoustic guitar", "flute"), ("acoustic guitar",), "", 0.8, -22),
-    "ambient": Genre((55, 75), ("synth pad", "vibraphone"), ("synth pad",), "", 0.4, -25),
+    "folk": Genre((80, 120), ("acoustic guitar", "flute"), ("acoustic guitar",), "", 0.85, -22),
+    "ambient": Genre((55, 75), ("synth pad", "vibraphone"), ("synth pad",), "", 0.3, -25),
     "classical": Genre((60, 130), ("piano", "violin", "flute"), ("piano", "cello", "viola"), "", 0.6, -23),
-    "hip hop": Genre((72, 95), ("electric piano", "synthesizer"), ("bass guitar", "synth pad"), "rock", 0.2, -17),
+    "hip hop": Genre((72, 95), ("electric piano", "synthesizer"), ("bass guitar", "synth pad"), "rock", 0.12, -17),
     "funk": Genre((95, 118), ("trumpet", "organ"), ("bass guitar", "electric guitar"), "rock", 0.4, -18),
 }
 

@@ -28,17 +28,17 @@ _FREESOUND_EVENTS = {
     "dog": 1, "hammer": 1, "glass": 0.7, "man": 0.5, "alarm": 0.5,
 }  # fmt: skip
 # The recordings that Clotho chose are the longer and cleaner ones of Freesound.
-CLOTHO = Pool("freesound", _FREESOUND_EVENTS, (0.3, 0.5, 0.2), ("room", "outdoor"), (16, 30), (2.3, 3.6))
+CLOTHO = Pool("freesound", _FREESOUND_EVENTS, (0.3, 0.5, 0.2), ("room", "outdoor"), (16, 30), (2.2, 3.3))
 FREESOUND = Pool("freesound", _FREESOUND_EVENTS, (0.6, 0.35, 0.05), ("room", "outdoor"), (8, 26), (1.1, 2.4))
 BBC = Pool(
     "bbc",
     {
         "bird": 2.5, "dog": 2, "cat": 1, "rooster": 1.5, "engine": 3, "train": 2, "car_horn": 1.5, "siren": 1,
         "door": 2, "knock": 1.5, "footsteps": 2, "bell": 2, "clock": 1.5, "crowd": 2, "applause": 1.5, "rain": 1.5,
-        "wind": 1.5, "thunder": 1, "waves": 1.5, "water": 1, "fire": 1, "hammer": 1.5, "glass": 1, "vacuum": 1, "keyboard": 0.7,
-        "alarm": 0.7, "baby": 0.7, "insects": 0.7,
+        "wind": 1.5, "thunder": 1, "waves": 1.5, "water": 1, "fire": 1, "hammer": 1.5, "glass": 1, "vacuum": 1,
+        "keyboard": 0.7, "alarm": 0.7, "baby": 0.7, "insects": 0.7,
     },
-    (0.7, 0.3, 0.0), ("room", "outdoor"), (20, 32), (1.5, 2.7),
+    (0.7, 0.3, 0.0), ("room", "outdoor"), (20, 32), (1.4, 2.6),
 )  # fmt: skip
 SOUNDBIBLE = Pool(
     "soundbible",

@@ -116,7 +116,7 @@ def draw_utterance(seed: int, key: str, speaker: Speaker, text: str, emotion: st
         key=key,
         speaker=speaker,
         text=text,
-        rate_wpm=int(np.clip(rng.normal(BASE_RATE_WPM + 5, 42), 100, 290)),
+        rate_wpm=int(np.clip(rng.normal(195, 42), 110, 300)),
         pitch=int(np.clip(rng.normal(0, 20), -42, 42)),
         energy_db=float(np.clip(rng.normal(0, 5.5), -12, 12)),
         emotion=emotion,

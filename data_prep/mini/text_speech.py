@@ -27,7 +27,7 @@ def flip(rng: Rng, attributes: Attributes, rate: float, choices: dict[str, tuple
 
 def promptspeech_attributes(utterance: Utterance) -> Attributes:
     """Pitch relative to the speaker's own gender; speed in slow/normal/fast."""
-    speed = {"low": "slow", "normal": "normal", "high": "fast"}[level(utterance.rate_wpm, 155, 205)]
+    speed = {"low": "slow", "normal": "normal", "high": "fast"}[level(utterance.rate_wpm, 172, 220)]
     usual_hz = 100 if utterance.speaker.gender == "male" else 195
     return {
         "gender": "M" if utterance.speaker.gender == "male" else "F",
@@ -45,7 +45,7 @@ def textrol_attributes(utterance: Utterance) -> Attributes:
     return {
         "gender": "M" if utterance.speaker.gender == "male" else "F",
         "pitch": level(pitch_hz, 110, 185),
-        "tempo": level(tempo, 150, 200),
+        "tempo": level(tempo, 162, 212),
         "energy": level(utterance.energy_db + emotion.energy_db * utterance.intensity, -4.0, 4.0),
         "emotion": utterance.emotion,
     }

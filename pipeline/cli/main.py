@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+
 import typer
 
-from pipeline.cli import model
-from pipeline.cli.doctor import doctor
 from pipeline.cli.errors import run_guarded
 from pipeline.errors import NotBuiltYet
+
+# verb -> module and function. A verb's module imports torch, transformers or matplotlib as it needs: seconds that no
+# other verb should pay.
+VERBS = {
+    "doctor": ("doctor", "doctor"),
+    "validate": ("plan", "validate"),
+    "plan": ("plan", "plan"),
+    "model": ("model", "app"),
+    "probe": ("probe", "probe"),
+    "group": ("group", "group"),
+    "train": ("train", "train"),
+    "eval": ("evaluate", "evaluate"),
+    "report": ("report", "report"),
+}
 
 app = typer.Typer(
     help="Grouped sequential training of audio language models.",
@@ -15,22 +30,18 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(model.app, name="model")
-app.command()(doctor)
 
 
-def _register() -> None:
-    # Each verb's module imports what that verb needs; all of them together take seconds to import.
-    from pipeline.cli.evaluate import evaluate
-    from pipeline.cli.group import group
-    from pipeline.cli.plan import plan, validate
-    from pipeline.cli.probe import probe
-    from pipeline.cli.report import report
-    from pipeline.cli.train import train
-
-    for verb in (validate, plan, train, probe, group, report):
-        app.command()(verb)
-    app.command("eval")(evaluate)
+def register(words: list[str]) -> None:
+    """Add the verb that `words` calls; all of them when it calls none (help, a mistyped verb)."""
+    called = next((word for word in words if not word.startswith("-")), "")
+    for verb in [called] if called in VERBS else VERBS:
+        module, name = VERBS[verb]
+        found = getattr(import_module(f"pipeline.cli.{module}"), name)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=verb)
+        else:
+            app.command(verb)(found)
 
 
 @app.command()
@@ -52,8 +63,11 @@ def bench() -> None:
 
 
 def main() -> None:
-    _register()
-    run_guarded(lambda: app(standalone_mode=False))
+    def command() -> None:
+        register(sys.argv[1:])
+        app(standalone_mode=False)
+
+    run_guarded(command)
 
 
 if __name__ == "__main__":

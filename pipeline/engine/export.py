@@ -22,10 +22,10 @@ def save_pretrained(engine: Any, processor: Any, folder: Path, comm: Comm) -> No
     module = engine.module
     if hasattr(module, "peft_config"):
         raise NotBuiltYet("export of a LoRA adapter", hint="train.save_model works with model.mode=full")
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
     # Gathering all parameters at once needs one full model on rank 0; sharded export is for models that do not fit.
-    with GatheredParameters(list(module.parameters()), modifier_rank=None):
+    with deepspeed.zero.GatheredParameters(list(module.parameters()), modifier_rank=None):
         if comm.rank == 0:
             draft = folder.with_name(f".{folder.name}.draft")
             shutil.rmtree(draft, ignore_errors=True)

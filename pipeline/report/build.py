@@ -13,6 +13,7 @@ from pipeline.report.cost_tables import (
     accuracy_cost_table,
     cost_by_seed_table,
     cost_table,
+    each_once_table,
     first_hit_table,
     own_stop_table,
 )
@@ -71,6 +72,7 @@ def build_report(
         for table in (
             accuracy_table(experiment),
             cost_table(experiment, judgement),
+            each_once_table(experiment, judgement),
             accuracy_cost_table(experiment, judgement),
             own_stop_table(experiment, judgement),
             cost_by_seed_table(experiment, judgement),
@@ -90,7 +92,7 @@ def build_report(
     _write_tables(result_tables, out_dir / "tables")
     write_atomic(out_dir / "report.md", render_markdown(title, summary[0], sections, out_dir).encode())
     write_atomic(out_dir / "report.html", render_page(title, summary[0], sections).encode())
-    text = _terminal(title, summary, result_tables)
+    text = _terminal(title, summary, result_tables | {"stages": stage_table(experiment, brief=True)})
     return Report(out_dir, text, tuple(summary), result_tables, tuple(figures.values()), experiment, judgement)
 
 
@@ -132,7 +134,7 @@ def _sections(
     def pick(*names: str) -> tuple[FigureFile, ...]:
         return tuple(figures[name] for name in names if name in figures)
 
-    cost_names = ("cost_to_target", "first_hits", "cost_to_accuracy", "own_stop", "cost_by_seed")
+    cost_names = ("cost_to_target", "cost_each_once", "first_hits", "cost_to_accuracy", "own_stop", "cost_by_seed")
     no_affinity = "No affinity version was given, so there is no affinity figure."
     verdict = no_affinity if affinity is None else affinity.verdict
     return [
@@ -169,7 +171,6 @@ def _write_tables(tables: dict[str, Table], folder: Path) -> None:
 def _terminal(title: str, summary: Sequence[str], tables: dict[str, Table]) -> str:
     """The tables a reader of the terminal wants; the page has them all."""
     parts = [title, "", *(f"- {sentence}" for sentence in summary), ""]
-    shown = ["accuracy", "cost_to_target", "own_stop", "stages"]
-    if tables["problems"].rows[0][0].text != "-":
-        shown.append("problems")
+    shown = ["accuracy", "cost_to_target", "cost_each_once", "own_stop"]
+    shown += [name for name in ("stages", "problems") if tables[name].rows]
     return "\n".join(parts) + "\n" + "\n".join(to_text(tables[name]) for name in shown)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.report.averages import Field, macro, weighted
-from pipeline.report.cost import Judgement, Measure, speed_up
+from pipeline.report.cost import Judgement, Measure, Reading, speed_up
 from pipeline.report.runs import Experiment, Run
 from pipeline.report.stats import Paired, compare_pairs, holm
 
@@ -60,17 +59,19 @@ def compare_arms(experiment: Experiment, judgement: Judgement) -> list[Compariso
     return found
 
 
-def final_average(run: Run, experiment: Experiment, kind: str, field: Field = "token_accuracy") -> float:
-    """`weighted` or `macro` average of a test score over the experiment's datasets."""
+def final_average(run: Run, experiment: Experiment, kind: str, field: Field = "token_accuracy") -> float | None:
+    """`weighted` or `macro` average of a test score over the experiment's datasets; None when the run lacks one."""
+    if any(name not in run.result.scores for name in experiment.datasets):
+        return None
     mean = weighted if kind == "weighted" else macro
     return mean(run.result.scores, experiment.datasets, field)
 
 
-def speed_ups(judgement: Judgement, arm: str, measure: Measure) -> dict[int, float]:
+def speed_ups(judgement: Judgement, arm: str, measure: Measure, reading: Reading = "together") -> dict[int, float]:
     """Speed-up over the baseline by seed, where both reached the target; exactly 0 for the baseline itself."""
     theirs = judgement.of_arm(judgement.baseline)
     values = {
-        seed: speed_up(costs.target.together, theirs[seed].target.together, measure)
+        seed: speed_up(costs.target.reading(reading), theirs[seed].target.reading(reading), measure)
         for seed, costs in judgement.of_arm(arm).items()
         if seed in theirs
     }
@@ -84,8 +85,8 @@ def _compare(experiment: Experiment, judgement: Judgement, metric: str, ours: st
             values.append(speed_ups(judgement, arm, SPEED_METRICS[metric]))
         else:
             kind = metric.split(" ")[0]
-            values.append({run.seed: final_average(run, experiment, kind) for run in experiment.of_arm(arm)})
+            averages = {run.seed: final_average(run, experiment, kind) for run in experiment.of_arm(arm)}
+            values.append({seed: average for seed, average in averages.items() if average is not None})
     seeds = {run.seed for run in experiment.of_arm(ours)} & {run.seed for run in experiment.of_arm(theirs)}
     paired = compare_pairs(values[0], values[1])
-    assert paired.n <= len(seeds) or math.isnan(paired.difference)
     return Comparison(metric, ours, theirs, paired, left_out=len(seeds) - paired.n)

@@ -26,6 +26,7 @@ from pipeline.report.averages import macro, weighted
 from pipeline.report.runs import ORIGINAL, Evaluation, Experiment, ProbeCost, Run
 
 Measure = Literal["samples", "tokens", "steps", "wall_s"]
+Reading = Literal["together", "each_once"]
 _T = TypeVar("_T")
 MEASURES: tuple[Measure, ...] = ("samples", "tokens", "steps", "wall_s")
 
@@ -60,6 +61,10 @@ class TargetResult:
     each_once: Cost | None
     first_hit: dict[str, Cost | None]
     most_together: int
+
+    def reading(self, name: Reading) -> Cost | None:
+        """The cost under the strict (`together`) or the looser (`each_once`) reading."""
+        return self.together if name == "together" else self.each_once
 
     @property
     def n_datasets(self) -> int:
@@ -112,7 +117,7 @@ def judge(experiment: Experiment, *, baseline: str = "mix_all", eps: float = 0.0
         if run.arm == ORIGINAL:
             continue
         reference = experiment.run(baseline, run.seed)
-        if reference is None or not reference.evaluations or not run.evaluations:
+        if reference is None or not loss_targets(reference, eps) or not run.evaluations:
             unjudged.append(run.id)
             continue
         targets[run.seed] = loss_targets(reference, eps)

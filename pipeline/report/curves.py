@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from pipeline.report.averages import macro
 from pipeline.report.cost import Judgement
-from pipeline.report.figures import FigureFile, format_measure, save_figure
+from pipeline.report.figures import FigureFile, label_axis, save_figure
 from pipeline.report.palette import arm_styles, dataset_colors
 from pipeline.report.runs import Evaluation, Experiment, Run
 from pipeline.report.stats import summarize
@@ -80,11 +80,10 @@ def mean_loss(experiment: Experiment, judgement: Judgement, path: Path) -> Figur
         axis = figure.subplots()
         for arm, style in styles.items():
             _draw_arm(axis, experiment.of_arm(arm), value, style)
-            _draw_switches(axis, experiment.of_arm(arm), style["color"])
-        axis.set_xlabel("training samples")
+        _draw_switches(axis, experiment, styles)
         axis.set_ylabel("mean validation loss over datasets (nats per answer token)")
         axis.set_xlim(left=0)
-        format_measure(axis, "samples")
+        label_axis(axis, "samples", "training samples")
         _legend(figure, styles, experiment, [])
         return figure
 
@@ -98,7 +97,7 @@ def mean_loss(experiment: Experiment, judgement: Judgement, path: Path) -> Figur
         path,
         "Mean validation loss",
         "Mean validation loss over all datasets against training samples, one line for each arm.",
-        "Bold: mean over seeds; thin: single seeds; ticks at the bottom: stage switches. The probe is not in the samples.",
+        "Bold: mean over seeds; thin: single seeds; ticks at the bottom: stage switches. The probe is not counted.",
     )
 
 
@@ -124,8 +123,7 @@ def mixture_shares(experiment: Experiment, judgement: Judgement, path: Path) -> 
             axis.set_xlim(samples[0], samples[-1])
             axis.grid(visible=False)
             axis.yaxis.set_major_formatter(PercentFormatter(1.0))
-            format_measure(axis, "samples")
-        panels[-1].set_xlabel("training samples")
+            label_axis(axis, "samples", "training samples" if run is runs[-1] else "")
         figure.supylabel("share of examples", fontsize=9)
         patches = [Patch(facecolor=colors[name], label=name) for name in reversed(order)]
         figure.legend(handles=patches, loc="outside right center", fontsize=8, ncols=1 if len(order) <= 40 else 2)
@@ -142,14 +140,15 @@ def mixture_shares(experiment: Experiment, judgement: Judgement, path: Path) -> 
         path,
         "Mixture over time",
         "Stacked shares of each dataset in the training examples over time, one panel for each arm.",
-        f"Counted from the examples of each step, averaged in at most {MIXTURE_BINS} equal stretches; dashed: stage switches.",
+        "Counted from the examples of each step, averaged in "
+        f"at most {MIXTURE_BINS} equal stretches; dashed: stage switches.",
     )
 
 
 def binned_shares(run: Run, datasets: Sequence[str]) -> tuple[list[float], list[list[float]]]:
-    """Samples at the borders of stretches of steps, and per dataset its share there ([D][stretches + 1]).
+    """Samples at the end of each of at most `MIXTURE_BINS` stretches of steps, and each dataset's share in it.
 
-    A stretch's share is drawn at both its ends' middle; the first value is repeated so that the area starts at 0.
+    The first stretch's share also stands at 0 samples, where the drawn area starts. Shares are [D][stretches + 1].
     """
     parts = [part for part in np.array_split(np.arange(len(run.steps)), MIXTURE_BINS) if part.size]
     borders, columns = [0.0], []
@@ -182,10 +181,10 @@ def _draw_dataset(
     def value(evaluation: Evaluation) -> float:
         return evaluation.scores[name].loss if name in evaluation.scores else math.nan
 
+    _draw_switches(axis, experiment, styles)
     for arm, style in styles.items():
         runs = experiment.of_arm(arm)
         points = _draw_arm(axis, runs, value, style)
-        _draw_switches(axis, runs, style["color"])
         entered = next((s.samples for run in runs[:1] for s in run.stages if s.step > 0 and name in s.pool), None)
         started = any(name in s.pool for run in runs[:1] for s in run.stages if s.step == 0)
         if entered is not None and not started and points:
@@ -203,9 +202,8 @@ def _draw_dataset(
         )
     axis.set_title(name if len(name) <= 32 else name[:31] + "…", loc="left")
     axis.set_xlim(left=0)
-    axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_locator(MaxNLocator(4))
-    format_measure(axis, "samples")
+    label_axis(axis, "samples", "")
 
 
 def _draw_arm(axis: Axes, runs: Sequence[Run], value: Callable[[Evaluation], float], style: dict[str, Any]) -> Points:
@@ -218,9 +216,14 @@ def _draw_arm(axis: Axes, runs: Sequence[Run], value: Callable[[Evaluation], flo
     return points
 
 
-def _draw_switches(axis: Axes, runs: Sequence[Run], color: str) -> None:
-    for entry in [entry for run in runs[:1] for entry in run.stages if entry.step > 0]:
-        axis.axvline(entry.samples, ymax=0.07, color=color, linewidth=1.8)
+def _draw_switches(axis: Axes, experiment: Experiment, styles: dict[str, dict[str, Any]]) -> None:
+    """Ticks at the bottom where the first seed of an arm changed stage, one level an arm: equal steps stay visible."""
+    staged = [(arm, runs[0]) for arm in styles if (runs := experiment.of_arm(arm)) and len(runs[0].stages) > 1]
+    for level, (arm, run) in enumerate(staged):
+        for entry in run.stages:
+            if entry.step > 0:
+                low = 0.06 * level
+                axis.axvline(entry.samples, ymin=low, ymax=low + 0.05, color=styles[arm]["color"], linewidth=2.5)
 
 
 def _legend(figure: Figure, styles: dict[str, dict[str, Any]], experiment: Experiment, extra: list[Line2D]) -> None:

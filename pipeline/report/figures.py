@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from scipy import stats
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
@@ -31,7 +32,6 @@ from pipeline.errors import AffinityError
 from pipeline.report.cost import Cost, Judgement, Measure, RunCosts
 from pipeline.report.palette import STYLE, arm_styles
 from pipeline.report.runs import Experiment
-from pipeline.report.table import duration
 
 Matrix = npt.NDArray[np.float64]
 # More cells than this a side cannot hold a printed number.
@@ -115,9 +115,9 @@ def heatmap(
         side = max(3.6, min(0.34 * len(ordered) + 1.2, 14.0))
         figure = Figure(figsize=(panels * (side + 1.5), side + 1.3), dpi=130, layout="constrained")
         axes = figure.subplots(1, panels, squeeze=False)[0]
-        _draw_matrix(axes[0], shown, ordered, sizes, "Similarity of gradients (1: the same)", "cividis")
+        _draw_matrix(axes[0], shown, ordered, sizes, "Similarity of gradients (1: the same)", "cividis", None)
         if low is not None and high is not None:
-            _draw_matrix(axes[1], high - low, ordered, sizes, "Width of its interval", "Purples")
+            _draw_matrix(axes[1], high - low, ordered, sizes, "Width of its interval", "Purples", 0.0)
         return figure
 
     rows = (
@@ -140,11 +140,9 @@ def target_bars(experiment: Experiment, judgement: Judgement, path: Path) -> Fig
         for axis, (measure, label) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
                 _draw_bar(axis, row, list(judgement.of_arm(arm).values()), measure, styles[arm]["color"])
-            axis.set_xlabel(label)
             axis.set_xlim(0, axis.get_xlim()[1] * 1.02)
-            axis.xaxis.set_major_locator(MaxNLocator(5))
             axis.grid(axis="y", visible=False)
-            format_measure(axis, measure)
+            label_axis(axis, measure, label)
         axes[0].set_yticks(range(len(arms)), arms)
         axes[0].set_ylim(len(arms) - 0.4, -0.6)
         return figure
@@ -166,9 +164,18 @@ def target_bars(experiment: Experiment, judgement: Judgement, path: Path) -> Fig
     )
 
 
-def format_measure(axis: Axes, measure: Measure) -> None:
-    """Readable ticks on the x axis: `12k` samples, `3 min 20 s`."""
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: duration(x) if measure == "wall_s" else thousands(x)))
+def label_axis(axis: Axes, measure: Measure, label: str) -> None:
+    """Label and readable ticks of an x axis: `12k` samples; seconds, minutes or hours, whichever fits its range."""
+    size, unit = 1.0, ""
+    if measure == "wall_s":
+        longest = axis.get_xlim()[1]
+        size, unit = (3600.0, "h") if longest >= 7200 else (60.0, "min") if longest >= 120 else (1.0, "s")
+        # Ticks at round numbers of the unit, not of seconds.
+        axis.xaxis.set_major_locator(MultipleLocator(size * _round_step(longest / size / 5)))
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x / size)))
+    axis.set_xlabel(f"{label} ({unit})" if unit else label)
 
 
 def thousands(value: float) -> str:
@@ -179,17 +186,23 @@ def thousands(value: float) -> str:
     return f"{value:g}"
 
 
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 5 times a power of ten that is at least `least`."""
+    power = 10.0 ** math.floor(math.log10(least)) if least > 0 else 1.0
+    return next((m * power for m in (1.0, 2.0, 5.0) if m * power >= least), 10.0 * power)
+
+
 def _draw_bar(axis: Axes, row: int, costs: Sequence[RunCosts], measure: Measure, color: str) -> None:
     reached = _known([c.target.together for c in costs], measure)
     if not reached:
         budget = float(np.mean(_known([c.own_stop for c in costs], measure)))
         axis.barh(row, budget, height=0.55, facecolor="none", edgecolor=color, linewidth=1.2)
-        worst = min(costs, key=lambda c: c.target.n_reached).target
-        label = f"not reached ({worst.n_reached} of {worst.n_datasets} datasets)"
+        worst = min(costs, key=lambda c: c.target.most_together).target
+        label = f"not reached (at most {worst.most_together} of {worst.n_datasets} datasets at once)"
         axis.text(budget * 0.02, row, label, va="center", fontsize=8)
         return
     mean = float(np.mean(reached))
-    axis.barh(row, mean, height=0.55, color=color, alpha=0.75)
+    axis.barh(row, mean, height=0.55, color=color, alpha=0.55)
     probes = _known([c.probe for c in costs], measure)
     if probes:
         axis.barh(
@@ -232,15 +245,16 @@ def _leaf_order(group: Sequence[str], names: Sequence[str], similarity: Matrix) 
 
 
 def _draw_matrix(
-    axis: Axes, values: Matrix, names: Sequence[str], sizes: Sequence[int], title: str, colors: str
+    axis: Axes, values: Matrix, names: Sequence[str], sizes: Sequence[int], title: str, colors: str, least: float | None
 ) -> None:
+    """One matrix with its groups boxed; `least` is the lower end of the colours, None for the smallest value."""
     n = len(names)
     shown = values.copy()
     # The diagonal is 1 by definition and would only stretch the scale.
     np.fill_diagonal(shown, np.nan)
     palette = mpl.colormaps[colors].with_extremes(bad="#D9D9D9")
     finite = shown[np.isfinite(shown)]
-    bounds = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    bounds = (float(finite.min()) if least is None else least, float(finite.max())) if finite.size else (0.0, 1.0)
     image = axis.imshow(shown, cmap=palette, vmin=bounds[0], vmax=bounds[1])
     axis.set_title(title, loc="left")
     axis.set_xticks(range(n), names, rotation=90)
@@ -254,8 +268,10 @@ def _draw_matrix(
         corner = (start - 0.5, start - 0.5)
         axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="white", linewidth=4.5, clip_on=False))
         axis.add_patch(Rectangle(corner, size, size, fill=False, edgecolor="#D55E00", linewidth=2, clip_on=False))
-        axis.text(start + size - 0.35, start - 0.5, f"G{number}", va="top", fontsize=9, color="#D55E00", fontweight="bold",
-                  bbox={"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85}) if start + size < n else None  # fmt: skip
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.9}
+        label: dict[str, Any] = {"color": "#B34700", "fontsize": 8, "fontweight": "bold", "bbox": box}
+        # The diagonal cell of a group's first dataset is empty: room for the group's name.
+        axis.text(start, start, f"G{number}", ha="center", va="center", **label)
         start += size
     if n <= MAX_PRINTED:
         _print_values(axis, shown, bounds, palette)
@@ -268,5 +284,5 @@ def _print_values(axis: Axes, values: Matrix, bounds: tuple[float, float], palet
         share = (value - bounds[0]) / (bounds[1] - bounds[0] or 1.0)
         red, green, blue = palette(share)[:3]
         bright = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        label = f"{value:.2f}".replace("0.", ".", 1)
+        label = f"{value:.2f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.1f}"
         axis.text(j, i, label, ha="center", va="center", fontsize=6, color="black" if bright else "white")

@@ -17,7 +17,7 @@ STYLES = Path(__file__).with_name("page.css")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: an anchor, a heading, then paragraphs, tables, figures, list items and preformatted lines."""
+    """A part of the report: anchor, heading, then paragraphs, list points, tables, figures, preformatted lines."""
 
     name: str
     title: str

@@ -16,7 +16,8 @@ _DATASETS = (
     "#90C987", "#CAE0AB", "#F7F056", "#F6C141", "#F1932D", "#E8601C", "#DC050C",
 )  # fmt: skip
 
-STYLE: dict[str, Any] = {
+# Typed loosely: the names of the settings are a closed literal only in newer matplotlib.
+STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.spines.top": False,
@@ -38,7 +39,7 @@ def arm_styles(arms: Sequence[str], baseline: str) -> dict[str, dict[str, Any]]:
     """Colour and dash of each arm; the baseline is solid black whatever the others are."""
     ordered = [baseline, *(arm for arm in arms if arm != baseline)]
     return {
-        arm: {"color": _ARMS[i % len(_ARMS)], "linestyle": _DASHES[(i + i // len(_ARMS)) % len(_DASHES)]}
+        arm: {"color": _ARMS[i % len(_ARMS)], "linestyle": _DASHES[(i % len(_ARMS) + i // len(_ARMS)) % len(_DASHES)]}
         for i, arm in enumerate(ordered)
     }
 

@@ -79,7 +79,8 @@ def problems_table(experiment: Experiment, judgement: Judgement) -> Table:
         "problems",
         "Missing and excluded runs",
         ("run", "state", "reason"),
-        tuple(rows) or ((text("-"), text("none"), text("every expected run is there and used")),),
+        tuple(rows),
+        () if rows else ("None: every expected run is there and used.",),
         text_columns=frozenset({0, 1, 2}),
     )
 
@@ -93,10 +94,10 @@ def caveats(experiment: Experiment, judgement: Judgement) -> list[str]:
         "sampling consistently (Aioli). The random-groups control is there to test this: progression alone may explain "
         "what looks like an effect of affinity.",
         f"The target is set by {judgement.baseline}'s own best, picked over many noisy evaluations, and its sampling "
-        "weights and learning rate matter as much as a schedule does. A comparison with an untuned baseline shows nothing.",
+        "weights and learning rate matter as much as a schedule does. Beating an untuned baseline shows nothing.",
         "Time to target is known only to the evaluation interval. Wall time holds for this machine and its load alone.",
-        "Every arm's learning-rate schedule ends with its budget. A target reached before that decay, or only because of "
-        "it, may come earlier or later with another budget.",
+        "Every arm's learning-rate schedule ends with its budget. A target reached before that decay, or only because "
+        "of it, may come earlier or later with another budget.",
     ]
     if n < MIN_PAIRS:
         found.insert(

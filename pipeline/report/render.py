@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+from typing import Literal
 
 from rich import box
 from rich.console import Console
@@ -37,7 +38,8 @@ def to_text(table: Table, width: int = 120) -> str:
     """Plain text for a terminal; a mark that is bold elsewhere is a `*` here."""
     rich = RichTable(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(table.columns):
-        rich.add_column(Text(column), justify="left" if number in table.text_columns else "right")
+        justify: Literal["left", "right"] = "left" if number in table.text_columns else "right"
+        rich.add_column(Text(column), justify=justify, no_wrap=number == 0)
     for number, row in enumerate(table.rows):
         if number in table.rule_before:
             rich.add_section()
@@ -92,12 +94,7 @@ def to_html(table: Table) -> str:
     """A `figure` with a table that scrolls sideways on its own and can be reached by keyboard."""
     identity = html.escape(table.name)
     head = "".join(f'<th scope="col"{_kind(table, n)}>{html.escape(c)}</th>' for n, c in enumerate(table.columns))
-    body = "".join(
-        f"<tr{' class="rule"' if number in table.rule_before else ''}>"
-        + "".join(_html_cell(table, column, cell) for column, cell in enumerate(row))
-        + "</tr>\n"
-        for number, row in enumerate(table.rows)
-    )
+    body = "".join(_html_row(table, number) for number in range(len(table.rows)))
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
     return (
         f'<figure class="table" id="{identity}">\n<figcaption id="{identity}-title">{html.escape(table.title)}'
@@ -132,6 +129,12 @@ def escape_latex(value: str) -> str:
 
 def _kind(table: Table, column: int) -> str:
     return ' class="words"' if column in table.text_columns else ""
+
+
+def _html_row(table: Table, number: int) -> str:
+    cells = "".join(_html_cell(table, column, cell) for column, cell in enumerate(table.rows[number]))
+    rule = ' class="rule"' if number in table.rule_before else ""
+    return f"<tr{rule}>{cells}</tr>\n"
 
 
 def _html_cell(table: Table, column: int, cell: Cell) -> str:

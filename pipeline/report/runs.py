@@ -1,8 +1,7 @@
 """Reading one experiment folder: runs, their event logs, their results, the probe's cost.
 
-The event log is written by a process that may be killed at any moment and started again, so a log can hold torn lines
-and stretches that a later resume has made void; `effective_events` removes both. Nothing is dropped silently: a run that
-cannot be used is listed with the reason (`Excluded`), a run that should be there and is not is listed too (`Missing`).
+Nothing is dropped silently: a run that cannot be used is listed with the reason (`Excluded`), and so is a run that
+should be there and is not (`Missing`).
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import ConfigError
+from pipeline.report.events import count_skipped, effective_events, read_event_lines
 
 ORIGINAL = "original"
 # Order of the columns; arms not named here follow in name order.
@@ -197,11 +197,12 @@ def read_experiment(folder: Path, *, baseline: str = "mix_all", arms: Iterable[s
     ordered = [arm for arm in CANONICAL_ARMS if arm in present]
     ordered += sorted(present - set(ordered))
     seeds = sorted({run.seed for run in usable if run.arm != ORIGINAL})
+    wanted_seeds = seeds or sorted({run.seed for run in usable})
     accounted = {run.id for run in runs} | {item.run for item in missing}
     for arm in ordered:
         # The untouched model does not depend on a seed: one run of it is enough.
-        wanted = seeds if arm != ORIGINAL else ([] if any(run.arm == ORIGINAL for run in runs) else seeds[:1])
-        for seed in wanted:
+        scored = any(run.arm == ORIGINAL for run in runs)
+        for seed in wanted_seeds if arm != ORIGINAL else [] if scored else wanted_seeds[:1]:
             if f"{arm}-s{seed}" not in accounted:
                 missing.append(Missing(f"{arm}-s{seed}", "no such run"))
     return Experiment(
@@ -242,55 +243,6 @@ def read_run(folder: Path) -> Run | Missing:
         )
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         return Missing(folder.name, f"unreadable: {type(error).__name__}: {error}")
-
-
-def read_event_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """All whole events of a log in file order, and how many lines were torn by a crash."""
-    if not path.exists():
-        return [], 0
-    events, torn = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if not line.strip():
-            continue
-        try:
-            event = json.loads(line)
-            events.append({**event, "event": event["event"]})
-        except (ValueError, KeyError, TypeError):
-            torn += 1
-    return events, torn
-
-
-def effective_events(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events that count, in step order.
-
-    After a `resume` at step s, what was written before for later steps is void. A step that falls back without a
-    `resume` is a start from scratch (no checkpoint existed yet, or a fresh run was asked for): everything from that
-    step on is void. Of two events of one kind at one step the later one counts.
-    """
-    kept: list[dict[str, Any]] = []
-    for event in events:
-        step = event.get("step")
-        if step is None:
-            continue
-        if event["event"] == "resume":
-            kept = [old for old in kept if old["step"] <= step]
-            continue
-        if kept and step < kept[-1]["step"]:
-            kept = [old for old in kept if old["step"] < step]
-        kept.append(event)
-    latest = {(event["event"], event.get("split"), event["step"]): event for event in kept}
-    return list(latest.values())
-
-
-def count_skipped(folder: Path) -> dict[str, int]:
-    """Examples that could not be used, per dataset, each counted once over all ranks and resumes."""
-    seen = {
-        (str(event.get("dataset")), str(event.get("example")))
-        for path in sorted(folder.glob("events-rank*.jsonl"))
-        for event in read_event_lines(path)[0]
-        if event["event"] == "bad_sample"
-    }
-    return dict(sorted(Counter(dataset for dataset, _ in seen).items()))
 
 
 def comparable_recipe(path: Path) -> str | None:

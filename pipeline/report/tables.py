@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pipeline.report.averages import Field
 from pipeline.report.compare import ACCURACY_METRICS, Comparison, final_average
 from pipeline.report.runs import Experiment, Run
-from pipeline.report.table import MISSING, Cell, Table, count, duration, mark_best, percent, seed_cell, text
+from pipeline.report.table import Cell, Table, count, mark_best, percent, seed_cell, text
 
 WEIGHTS_NOTE = (
     "The weighted average weighs each dataset by its number of test examples, the macro average weighs all alike. "
@@ -46,11 +46,15 @@ def spread_note(experiment: Experiment) -> str:
     return f"Mean ± standard deviation over {n} seeds; (n=...) where a cell has fewer."
 
 
-def stage_table(experiment: Experiment) -> Table:
-    """When each stage began in each run, what entered, and the numbers of that decision."""
-    rows = []
+def stage_table(experiment: Experiment, *, brief: bool = False) -> Table:
+    """When each stage began in each run, what entered, and the numbers of that decision.
+
+    Args:
+        brief: only runs with more than one stage, and of each arm only its first seed.
+    """
+    rows: list[tuple[Cell, ...]] = []
     rules = set()
-    for run in experiment.runs:
+    for run in _first_staged(experiment) if brief else experiment.runs:
         before: set[str] = set()
         if run.stages and rows:
             rules.add(len(rows))
@@ -58,7 +62,7 @@ def stage_table(experiment: Experiment) -> Table:
             entering = [name for name in entry.pool if name not in before]
             left = sorted(before - set(entry.pool))
             before = set(entry.pool)
-            words = ", ".join(entering) or "-"
+            words = "all" if len(entering) == len(experiment.datasets) else ", ".join(entering) or "-"
             share = entry.step / run.result.steps if run.result.steps else math.nan
             rows.append(
                 (
@@ -154,9 +158,7 @@ def published_table() -> Table:
             row("low resource, 250 samples per dataset", "63.9", "64.7", "63.4", "-"),
             row("order ablation", "-", "-", "-", "strict cycle sequential 64.0 / 68.2; progressive > reverse"),
         ),
-        (
-            "For orientation only. None of these numbers was measured here, and none is comparable with the tables above.",
-        ),
+        ("For orientation only: none of these was measured here, and none is comparable with the tables above.",),
         text_columns=frozenset({0, 4}),
     )
 
@@ -164,6 +166,11 @@ def published_table() -> Table:
 def headline_differences(comparisons: Sequence[Comparison], ours: str, theirs: str) -> list[Comparison]:
     """The accuracy comparisons of one pair of arms."""
     return [c for c in comparisons if (c.ours, c.theirs) == (ours, theirs) and c.metric in ACCURACY_METRICS]
+
+
+def _first_staged(experiment: Experiment) -> list[Run]:
+    staged = [[run for run in experiment.of_arm(arm) if len(run.stages) > 1] for arm in experiment.arms]
+    return [runs[0] for runs in staged if runs]
 
 
 def _arm_cells(experiment: Experiment, value: Callable[[Run], float | None]) -> list[Cell]:
