@@ -16,7 +16,7 @@ bash run.sh test [args]      install and run the test suite (arguments go to pyt
   --arms a,b         arms to train                (default mix_all,gst-g3,gst-random-3)
   --seeds N          seeds per arm, from 0        (default 1)
   --world-size N     ranks per run                (default 2)
-  --base DIR         folder of the base model          (default <out>/base; name one to share it)
+  --base DIR         folder of the base model, shared by experiments (default runs/base)
   --set KEY=VALUE    recipe override for probe and arms, e.g. --set train.max_steps=100; repeatable
   --active-env       use the active Python environment instead of .venv
   -h, --help         this text
@@ -24,7 +24,7 @@ EOF
 }
 
 # ---------------------------------------------------------------------------------------------------------- options
-CORPORA="" ADAPTER=auto OUT="" ARMS=mix_all,gst-g3,gst-random-3 SEEDS=1 WORLD_SIZE=2 BASE="" ACTIVE_ENV=0
+CORPORA="" ADAPTER=auto OUT="" ARMS=mix_all,gst-g3,gst-random-3 SEEDS=1 WORLD_SIZE=2 BASE=runs/base ACTIVE_ENV=0
 OVERRIDES=() COMMAND=run TEST_ARGS=()
 need_value() { [[ $# -ge 2 && -n "$2" ]] || { echo "run.sh: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
@@ -49,7 +49,6 @@ if [[ -n $CORPORA && ! -d $CORPORA ]]; then echo "run.sh: --corpora: no such fol
 if [[ -z $OUT ]]; then
   if [[ -n $CORPORA ]]; then OUT=runs/$(basename "$(realpath "$CORPORA")"); else OUT=runs/mini; fi
 fi
-BASE=${BASE:-$OUT/base}
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore
 STARTED=$SECONDS
@@ -103,8 +102,7 @@ COMMON=("out=$OUT" "data.shards=$OUT/shards" "model.path=$BASE/model" "${OVERRID
 stage "4/7 base model, warm-up and gradient probe"
 if [[ ! -f $BASE/model/config.json ]]; then
   if [[ ! -f $BASE/random/config.json ]]; then
-    gst model tiny --family qwen2_audio --shards "$BASE/shards" --shards "$OUT/shards" \
-      --out "$BASE/random"
+    gst model tiny --family qwen2_audio --shards "$BASE/shards" --out "$BASE/random"
   fi
   launch pipeline.cli.train -c mini-align "out=$BASE" "data.shards=$BASE/shards" "model.path=$BASE/random"
   cp -r "$BASE/arms/align-s0/model" "$BASE/model.tmp" && mv "$BASE/model.tmp" "$BASE/model"

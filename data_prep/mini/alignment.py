@@ -1,12 +1,15 @@
 """The alignment collection: broad questions on other recordings, from which a small model gets its pretrained base.
 
-Same renderers, but every stream is drawn under another seed, so no recording, voice or tune is mini-14's; questions and
-answers are worded otherwise. Three corpora in the form of the generic adapter: `alignment_<domain>/metadata.jsonl`.
+Same renderers, but every stream is drawn under another seed, so no recording, voice or tune is mini-14's, and no
+question is one of its questions. Short answers are worded otherwise. Whole sentences mix the grammars of all corpora at
+random: a pretrained language model knows such words, but not which corpus wants which of them.
+Three corpora in the form of the generic adapter: `alignment_<domain>/metadata.jsonl`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,18 +19,33 @@ from data_prep.mini.events import DISCRETE, EVENT_NAMES
 from data_prep.mini.lexicon import LEXICON
 from data_prep.mini.music import GENRES, Music, draw_music
 from data_prep.mini.plan import Plan, Recording
-from data_prep.mini.scenes import Pool, Sound, draw_sound
+from data_prep.mini.scenes import SCENES, Pool, Sound, draw_scene, draw_sound
 from data_prep.mini.seeds import pick, sample, stream
 from data_prep.mini.sentences import phrase, sentence
 from data_prep.mini.speech import Utterance, draw_speaker, draw_utterance
-from data_prep.mini.text_music import join, players
-from data_prep.mini.text_sound import QaPair
+from data_prep.mini.text_music import join, musicqa_pairs, players
+from data_prep.mini.text_sound import (
+    QaPair,
+    audiocaps_caption,
+    bbc_description,
+    clotho_caption,
+    sound_labels,
+    wavcaps_caption,
+)
+from data_prep.mini.text_speech import (
+    promptspeech_attributes,
+    promptspeech_prompt,
+    textrol_attributes,
+    textrol_prompt,
+)
 
 # Far from any seed that a user would type, so that the two collections never share a stream.
 SEED_OFFSET = 1_000_003_000
 N_CLIPS = 1000
-QUESTIONS_A_CLIP = 2
+QUESTIONS_A_CLIP = 3
+SCENE_SHARE = 0.35
 N_SPEAKERS = 80
+PLACES = (*SCENES, "airport", "public_square")
 _POOL = Pool(
     "alignment", dict.fromkeys(EVENT_NAMES, 1.0), (0.55, 0.35, 0.1), ("room", "outdoor", "Street"), (12, 30), (1.5, 3.2)
 )
@@ -84,11 +102,19 @@ def _speech(seed: int, index: int) -> tuple[Utterance, list[QaPair]]:
         ("Does this voice lie deep or high?", "deep" if utterance.pitch_hz < 140 else "high"),
         ("What kind of audio is this?", "a person talking"),
         ("Does the voice sound upset?", "it does" if kind in ("angry", "sad") else "it does not"),
+        ("Which feeling, in one word?", kind),
+        *[("Portray the voice in one sentence.", _portrait(rng, utterance))] * 2,
     ]
     if short:
         # Twice, so that a short phrase is usually asked for: transcription is the hardest thing to learn here.
         pairs += [("Write down the words.", text), ("What did they say?", text)]
     return utterance, pairs
+
+
+def _portrait(rng: Rng, utterance: Utterance) -> str:
+    if rng.random() < 0.5:
+        return promptspeech_prompt(rng, promptspeech_attributes(utterance))
+    return textrol_prompt(rng, textrol_attributes(utterance))
 
 
 def _music(seed: int, index: int) -> tuple[Music, list[QaPair]]:
@@ -105,11 +131,15 @@ def _music(seed: int, index: int) -> tuple[Music, list[QaPair]]:
         ("Bright or gloomy harmony?", "bright" if music.mode == "major" else "gloomy"),
         ("Does the tune lie deep or high?", {"low": "deep", "middle": "in between", "high": "high"}[music.register]),
         ("What kind of audio is this?", "a piece of music"),
+        ("Style of music, in one word?", music.genre),
+        *[("Tell me about this music.", pick(rng, musicqa_pairs(rng, music, noise=0.0))[1])] * 2,
     ]
 
 
 def _sound(seed: int, index: int) -> tuple[Sound, list[QaPair]]:
     rng = stream(seed, "alignment sound", index)
+    if rng.random() < SCENE_SHARE:
+        return _scene(seed, index, rng)
     sound = draw_sound(seed, f"alignment-sound/{index}", _POOL)
     plain = [name.replace("_", " ") for name in sound.names]
     other = pick(rng, [name for name in EVENT_NAMES if name not in sound.names])
@@ -123,6 +153,9 @@ def _sound(seed: int, index: int) -> tuple[Sound, list[QaPair]]:
         (f"Listen for this: {asked.replace('_', ' ')}.", reply),
         ("Is the take loud?", _scale(sound.snr_db + sound.gain_db, 17, 24, ("soft", "medium", "loud"))),
         ("What kind of audio is this?", f"noises, mostly {LEXICON[first.name].category.lower()}"),
+        ("Yes or no: " + LEXICON[asked].thing + "?", "yes" if asked in sound.names else "no"),
+        ("File this under a heading.", sound_labels(sound)),
+        *[("Put all of it into one sentence.", _sentence(rng, sound))] * 2,
         (
             "One thing, or things after or over each other?",
             {"": "one thing", "then": "after", "while": "over"}[sound.relation],
@@ -136,3 +169,20 @@ def _sound(seed: int, index: int) -> tuple[Sound, list[QaPair]]:
             )
         )
     return sound, pairs
+
+
+def _sentence(rng: Rng, sound: Sound) -> str:
+    return pick(rng, (audiocaps_caption, clotho_caption, wavcaps_caption, bbc_description))(rng, sound)
+
+
+def _scene(seed: int, index: int, rng: Rng) -> tuple[Sound, list[QaPair]]:
+    place = pick(rng, PLACES)
+    sound = draw_scene(seed, f"alignment-scene/{index}", place, round(float(rng.uniform(1.5, 2.6)), 2), (2, 14))
+    words = re.sub("([a-z])([A-Z])", r"\1 \2", place).replace("_", " ").lower()
+    heard = join([name.replace("_", " ") for name in sound.names]) if sound.names else "nothing in particular"
+    return sound, [
+        *[("What place could this be?", words)] * 3,
+        ("Where are we?", f"this could be a {words}"),
+        ("Which noises stand out?", heard),
+        ("What kind of audio is this?", "a place with its background"),
+    ]

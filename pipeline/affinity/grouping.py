@@ -152,7 +152,7 @@ def group_datasets(
     )
 
 
-def similarity_of(estimate: GramEstimate, metric: Metric) -> Array:
+def similarity_of(estimate: GramEstimate, metric: str) -> Array:
     """[D, D] similarities in 0..1: exp(-D2 / median off-diagonal D2), or (1 + cosine) / 2.
 
     Raises:

@@ -8,9 +8,6 @@ import time
 import traceback
 from collections.abc import Callable
 
-import typer
-from typer.exceptions import TyperException
-
 from pipeline.dist import launched_rank, launched_world_size
 from pipeline.errors import GstError
 
@@ -29,10 +26,7 @@ def run_guarded(command: Callable[[], None]) -> None:
         _wait_for_rank_zero()
         print(f"{_prefix()}error: {error}", file=sys.stderr, flush=True)
         _leave(error.exit_code)
-    except TyperException as error:  # a mistyped option or verb
-        error.show()
-        _leave(getattr(error, "exit_code", 2))
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         _leave(130)
     except SystemExit:

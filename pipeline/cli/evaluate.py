@@ -72,4 +72,4 @@ def _write(recipe: Recipe, session: Session, folder: Path, scores: dict[str, dic
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(evaluate)
-    run_guarded(lambda: app(standalone_mode=False))
+    run_guarded(app)

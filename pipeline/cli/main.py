@@ -65,7 +65,7 @@ def bench() -> None:
 def main() -> None:
     def command() -> None:
         register(sys.argv[1:])
-        app(standalone_mode=False)
+        app()
 
     run_guarded(command)
 

@@ -131,4 +131,4 @@ def take_gradients(session: Session, source: str) -> GradientStats:
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(probe)
-    run_guarded(lambda: app(standalone_mode=False))
+    run_guarded(app)

@@ -205,4 +205,4 @@ def git_sha() -> str:
 if __name__ == "__main__":
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(train)
-    run_guarded(lambda: app(standalone_mode=False))
+    run_guarded(app)

@@ -120,7 +120,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, source: Path | str) -> ConfigError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"]]
-    where = {"file": source, "key": ".".join(path)}
+    where: dict[str, object] = {"file": source, "key": ".".join(path)}
     if first["type"] == "extra_forbidden":
         known = _fields_at(path[:-1])
         return ConfigError(

@@ -94,8 +94,11 @@ class CheckpointStore:
     def _check(self, mark: dict[str, Any], folder: Path) -> None:
         if mark.get("version") != VERSION:
             raise CheckpointError(
-                "a checkpoint of another format version", where={"folder": folder}, got=mark.get("version"),
-                expected=VERSION, hint="start a new run, or use the version of audio-gst that wrote it",
+                "a checkpoint of another format version",
+                where={"folder": folder},
+                got=mark.get("version"),
+                expected=VERSION,
+                hint="start a new run, or use the version of audio-gst that wrote it",
             )
         for key, mine in self._identity.items():
             theirs = mark["identity"].get(key)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -13,7 +12,7 @@ from pipeline.types import DatasetScore, MicroBatch
 
 
 def score(
-    model: Callable[..., Any],
+    model: torch.nn.Module,
     batches: Iterable[MicroBatch],
     datasets: Sequence[str],
     comm: Comm,
@@ -28,9 +27,8 @@ def score(
         Scores over all ranks, for the datasets in `datasets` (zero examples for one that has none).
     """
     sums = torch.zeros(len(datasets), 5, dtype=torch.float64)
-    module = getattr(model, "module", model)
-    was_training = module.training
-    module.eval()
+    was_training = model.training
+    model.eval()
     with torch.no_grad():
         for batch in batches:
             inputs = {name: tensor.to(device) for name, tensor in batch.inputs.items()}
@@ -39,7 +37,7 @@ def score(
             if batch.counted:
                 row = [loss.loss_sum, loss.tokens, loss.correct, loss.examples, loss.exact]
                 sums[datasets.index(batch.dataset)] += torch.tensor(row, dtype=torch.float64)
-    module.train(was_training)
+    model.train(was_training)
     sums = comm.all_reduce_sum(sums)
     return {
         name: DatasetScore(float(row[0]), *(int(value) for value in row[1:]))

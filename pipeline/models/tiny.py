@@ -98,7 +98,7 @@ def tiny_qwen2_audio_config(tokenizer: PreTrainedTokenizerFast, width: int) -> Q
     return Qwen2AudioConfig(
         audio_config={"model_type": "qwen2_audio_encoder", **audio},
         text_config=text,
-        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        audio_token_index=SPECIAL_TOKENS.index("<|AUDIO|>"),  # special tokens come first in the vocabulary
     )
 
 

@@ -115,6 +115,8 @@ def _difference(item: Comparison) -> str:
     if math.isnan(paired.difference):
         return ""
     words = f"{item.metric} {100 * paired.difference:+.1f} points"
+    if item.left_out:
+        words += f" on the {paired.n} seed(s) where both reached the target"
     if paired.interval is not None:
         words += f" (95 % interval {100 * paired.interval[0]:+.1f} to {100 * paired.interval[1]:+.1f})"
     return words
@@ -124,13 +126,11 @@ def _verdict(found: Sequence[Comparison]) -> str:
     n = min((item.paired.n for item in found), default=0)
     if n < MIN_PAIRS:
         return f"With {n} seed(s) this does not tell whether affinity groups beat random ones."
-    better = [c for c in found if c.holm_p is not None and c.holm_p < 0.05 and c.paired.difference > 0]
-    worse = [c for c in found if c.holm_p is not None and c.holm_p < 0.05 and c.paired.difference < 0]
-    if better and not worse:
-        return "Affinity groups are better at p < 0.05 (Holm)."
-    if worse and not better:
-        return "Affinity groups are worse at p < 0.05 (Holm)."
-    return "The two cannot be told apart."
+    clear = [c for c in found if c.holm_p is not None and c.holm_p < 0.05]
+    if not clear:
+        return "In final accuracy the two cannot be told apart."
+    sides = [f"{'better' if c.paired.difference > 0 else 'worse'} in {c.metric}" for c in clear]
+    return f"At the end of the budget affinity groups are {' and '.join(sides)} (Holm's p < 0.05)."
 
 
 def _absent(experiment: Experiment) -> list[str]:

@@ -121,6 +121,24 @@ def test_summary_claims_nothing_from_few_seeds(tmp_path: Path):
     assert "does not tell whether affinity groups beat random ones" in whole
 
 
+def test_five_clear_seeds_are_said_to_differ_and_a_null_result_to_be_one(tmp_path: Path):
+    for seed in range(5):
+        for arm, accuracy in (("mix_all", 0.5), ("gst-g3", 0.7), ("gst-random-3", 0.5)):
+            noise = 0.01 * ((seed * (len(arm) + 1)) % 5 - 2)
+            tests = {"a": score(1.0, accuracy + noise)}
+            write_run(tmp_path, arm, seed, [evaluation(0, tests)], tests, uses_affinity=arm == "gst-g3")
+    write_probe(tmp_path, samples=50, seconds=5.0, tokens=100)
+    experiment = read_experiment(tmp_path)
+    judgement = judge(experiment)
+    whole = "\n".join(summary_sentences(experiment, judgement, compare_arms(experiment, judgement)))
+    better = (
+        "affinity groups are better in weighted token accuracy and better in macro token accuracy (Holm's p < 0.05)"
+    )
+    assert better in whole
+    null = [c for c in compare_arms(experiment, judgement) if (c.ours, c.theirs) == ("gst-random-3", "mix_all")]
+    assert all(c.holm_p is None or c.holm_p > 0.5 for c in null)
+
+
 def test_one_seed_concludes_nothing(tmp_path: Path):
     write_run(tmp_path, "mix_all", 0, [evaluation(0, {"a": 1.0})], {"a": 1.0})
     experiment = read_experiment(tmp_path)

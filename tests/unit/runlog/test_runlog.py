@@ -51,9 +51,7 @@ def test_runs_metrics_and_parents_reach_a_real_store(tmp_path: Path) -> None:
     assert client.get_run(run.data.tags["mlflow.parentRunId"]).info.run_name == "mini"
 
 
-def test_a_store_that_is_down_costs_nothing_but_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_store_that_is_down_costs_nothing_but_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     log = MlflowLog(recipe(tmp_path, tracking_uri=f"sqlite:///{blocked}/mlflow.db"), "x", {})

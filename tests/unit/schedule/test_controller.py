@@ -60,7 +60,12 @@ def test_domain_groups_are_the_domains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "text"), [([["a", "b"]], "missing"), ([["a", "b"], ["b", "c", "d"]], "twice"), ([["aa"], ["a", "b", "c", "d"]], "unknown: ['aa']")]
+    ("groups", "text"),
+    [
+        ([["a", "b"]], "missing"),
+        ([["a", "b"], ["b", "c", "d"]], "twice"),
+        ([["aa"], ["a", "b", "c", "d"]], "unknown: ['aa']"),
+    ],
 )
 def test_explicit_groups_must_partition_the_datasets(groups: list[list[str]], text: str) -> None:
     recipe = make_recipe({"regime": "gst", "grouping": "explicit", "explicit": groups})
@@ -147,7 +152,7 @@ def test_learning_rate_warms_up_holds_and_ends_in_the_budget() -> None:
     config = LrScheduleConfig(warmup_steps=10, decay_share=0.2)
     factors = [lr_factor(config, step, 100) for step in range(1, 101)]
     assert factors[0] == pytest.approx(0.1) and factors[9] == 1 and factors[79] == 1
-    assert factors[99] == pytest.approx(1 / 20) and all(x >= y for x, y in zip(factors[9:], factors[10:], strict=False))
+    assert factors[99] == pytest.approx(1 / 20) and factors[9:] == sorted(factors[9:], reverse=True)
 
 
 def test_a_stage_switch_dips_and_climbs_back() -> None:
