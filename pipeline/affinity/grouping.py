@@ -196,14 +196,14 @@ def spectral_labels(similarity: Array, k: int) -> Labels:
     return np.asarray(labels, dtype=np.int64)
 
 
-def _dissimilarity(gram: Array, metric: Metric) -> Array:
+def _dissimilarity(gram: Array, metric: str) -> Array:
     """[..., D, D] corrected squared distance (negative kept: averages stay unbiased) or 1 - cosine (undefined: 1)."""
     if metric == "distance":
         return distance_of(gram)
     return 1.0 - np.nan_to_num(cosine_of(gram), nan=0.0)
 
 
-def _similarity(gram: Array, metric: Metric) -> Array:
+def _similarity(gram: Array, metric: str) -> Array:
     """[D, D] of one Gram matrix."""
     dissimilarity = _dissimilarity(gram, metric)
     if metric == "cosine":
