@@ -57,6 +57,14 @@ stage_done() { echo "-- $STAGE_NAME: $((SECONDS - STAGE_STARTED)) s"; }
 # A stage is over when its mark holds the text that says what it was made from.
 marked() { [[ -f $1 && "$(cat "$1")" == "$2" ]]; }
 mark() { mkdir -p "$(dirname "$1")"; printf '%s' "$2" > "$1.tmp"; mv "$1.tmp" "$1"; }
+# once MARK KEY COMMAND...: run the command unless MARK says that it was done with KEY.
+once() {
+  local file=$1 key=$2
+  shift 2
+  if marked "$file" "$key"; then echo "$file: already done"; return; fi
+  "$@"
+  mark "$file" "$key"
+}
 launch() { deepspeed --log_level warning --num_accelerators "$WORLD_SIZE" --master_port "$(free_port)" --module "$@"; }
 free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
 
@@ -107,28 +115,30 @@ if [[ ! -f $BASE/model/config.json ]]; then
   launch pipeline.cli.train -c mini-align "out=$BASE" "data.shards=$BASE/shards" "model.path=$BASE/random"
   cp -r "$BASE/arms/align-s0/model" "$BASE/model.tmp" && mv "$BASE/model.tmp" "$BASE/model"
 fi
-launch pipeline.cli.probe -c mini-gst-g3 "${COMMON[@]}"
+# What the runs below depend on; the commands themselves check it again, by digest.
+KEY="$(cat "$OUT"/shards/*/manifest.json "$BASE"/model/* pipeline/recipes/*.yaml | cksum) $WORLD_SIZE ${OVERRIDES[*]-}"
+once "$OUT/marks/probe" "$KEY" launch pipeline.cli.probe -c mini-gst-g3 "${COMMON[@]}"
 stage_done
 
 # --------------------------------------------------------------------------------------------------------- 5 groups
 stage "5/7 groups"
-gst group -c mini-gst-g3 "${COMMON[@]}"
+once "$OUT/marks/groups" "$KEY" gst group -c mini-gst-g3 "${COMMON[@]}"
 stage_done
 
 # ----------------------------------------------------------------------------------------------------------- 6 arms
 stage "6/7 arms: $ARMS, $SEEDS seed(s), $WORLD_SIZE rank(s)"
 for ((seed = 0; seed < SEEDS; seed++)); do
   for arm in ${ARMS//,/ }; do
-    launch pipeline.cli.train -c "mini-${arm//_/-}" "${COMMON[@]}" "train.seed=$seed" "schedule.seed=$seed" \
-      "schedule.affinity=$OUT/affinity"
+    once "$OUT/marks/$arm-s$seed" "$KEY" launch pipeline.cli.train -c "mini-${arm//_/-}" "${COMMON[@]}" \
+      "train.seed=$seed" "schedule.seed=$seed" "schedule.affinity=$OUT/affinity"
   done
 done
 stage_done
 
 # ------------------------------------------------------------------------------------------ 7 evaluation and report
 stage "7/7 evaluation and report"
-launch pipeline.cli.evaluate -c mini-mix-all "${COMMON[@]}"
-gst report "$OUT"
+once "$OUT/marks/original" "$KEY" launch pipeline.cli.evaluate -c mini-mix-all "${COMMON[@]}"
+gst report "$OUT" --arms "original,$ARMS"
 stage_done
 
 echo

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
 from typing import Any, Protocol
 
 import torch
@@ -85,13 +84,8 @@ def launched_world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-@contextmanager
-def rank_zero_first(comm: Comm) -> Iterator[bool]:
-    """Rank 0 runs the block before the others enter it: for caches that one rank fills. Yields `rank == 0`."""
-    if comm.rank != 0:
-        comm.barrier()
-    try:
-        yield comm.rank == 0
-    finally:
-        if comm.rank == 0:
-            comm.barrier()
+def free_port() -> int:
+    """A TCP port on this machine that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from pipeline.dist import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -37,10 +38,7 @@ def run_command(*words: object, timeout_s: float = TIMEOUT_S) -> subprocess.Comp
 
 def launch_command(module: str, *words: object, ranks: int = 2) -> list[str]:
     """The command line that starts `module` on `ranks` ranks with the deepspeed launcher."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = [str(BIN / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(port)]
+    launcher = [str(BIN / "deepspeed"), "--num_accelerators", str(ranks), "--master_port", str(free_port())]
     return [*launcher, "--module", module, *(str(word) for word in words)]
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 
-import typer
-
-from pipeline.atomic import write_atomic
-from pipeline.cli.errors import run_guarded
-from pipeline.cli.launch import launch
+from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
-from pipeline.cli.session import Data, Session, run_folder, scores_to_json
-from pipeline.cli.train import git_sha, is_finished
-from pipeline.config import Recipe, load_recipe, recipe_digest
+from pipeline.cli.records import is_finished, run_folder, write_result, write_run
+from pipeline.cli.session import Data, Session
+from pipeline.config import Recipe, load_recipe
 from pipeline.dist import launched_rank
+from pipeline.types import Clock
 
 
 def evaluate(
@@ -39,37 +34,12 @@ def run_evaluation(recipe: Recipe) -> None:
     session = Session(recipe, data, folder)
     try:
         started = time.time()
-        batches = session.fixed_batches("test", recipe.eval.test_per_dataset, recipe.eval.micro_batch)
-        scores = scores_to_json(session.score(batches))
-        if session.comm.rank == 0:
-            _write(recipe, session, folder, scores, started)
+        scores = session.score(session.fixed_batches("test", recipe.eval.test_per_dataset, recipe.eval.micro_batch))
+        write_run(session, folder, status="finished", started=started, stop_reason="not trained", uses_affinity=False)
+        write_result(session, folder, Clock(), scores)
     finally:
         engine_room.shutdown()
 
 
-def _write(recipe: Recipe, session: Session, folder: Path, scores: dict[str, dict[str, float]], started: float) -> None:
-    common = {"arm": recipe.arm, "seed": recipe.train.seed}
-    run = {
-        **common,
-        "experiment": recipe.out,
-        "status": "finished",
-        "world_size": session.comm.world_size,
-        "started": started,
-        "finished": time.time(),
-        "git_sha": git_sha(),
-        "config_digest": recipe_digest(recipe),
-        "data_digests": session.data.index.digests,
-        "uses_affinity": False,
-        "stop_reason": "not trained",
-        "model": recipe.model.path,
-    }
-    counts = {"step": 0, "steps": 0, "samples": 0, "tokens": 0, "wall_s": 0.0}
-    write_atomic(folder / "run.json", json.dumps(run, indent=1).encode())
-    result = {**common, "split": "test", **counts, "datasets": scores}
-    write_atomic(folder / "result.json", json.dumps(result, indent=1).encode())
-
-
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(evaluate)
-    run_guarded(app)
+    run_as_module(evaluate)

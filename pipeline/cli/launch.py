@@ -1,14 +1,17 @@
-"""`--ranks N`: start the same command under the `deepspeed` launcher."""
+"""Ranks: `--ranks N` starts a command under the `deepspeed` launcher; the launcher runs its module on every rank."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import typer
+
+from pipeline.cli.errors import run_guarded
+from pipeline.dist import free_port
 from pipeline.errors import ConfigError
 
 
@@ -29,18 +32,19 @@ def launch(module: str, arguments: Sequence[str], ranks: int) -> None:
     if not _has_gpu():
         environment.setdefault("DS_ACCELERATOR", "cpu")
         environment.setdefault("OMP_NUM_THREADS", "1")
-    command = [launcher, "--num_accelerators", str(ranks), "--master_port", _free_port(), "--module", module]
+    command = [launcher, "--num_accelerators", str(ranks), "--master_port", str(free_port()), "--module", module]
     sys.stdout.flush()
     os.execve(launcher, [*command, *arguments], environment)
+
+
+def run_as_module(command: Callable[..., None]) -> None:
+    """What `python -m pipeline.cli.<verb>` does on each rank: the verb alone, failing as every command fails."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    run_guarded(app)
 
 
 def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

@@ -7,12 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import typer
-
 from pipeline.affinity.estimator import GradientStats
 from pipeline.affinity.store import load_probe, save_probe
-from pipeline.cli.errors import run_guarded
-from pipeline.cli.launch import launch
+from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.session import Data, Session, digest_of
 from pipeline.config import Recipe, load_recipe, recipe_digest
@@ -129,6 +126,4 @@ def take_gradients(session: Session, source: str) -> GradientStats:
 
 
 if __name__ == "__main__":
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(probe)
-    run_guarded(app)
+    run_as_module(probe)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pipeline.config import Recipe, recipe_digest
-from pipeline.config.deepspeed import accumulation_steps, render_deepspeed
+from pipeline.config.deepspeed import render_deepspeed
 from pipeline.data.batches import EvalBatches, eval_batches
 from pipeline.data.index import ShardIndex
 from pipeline.data.loader import TrainLoader
@@ -29,10 +29,6 @@ from pipeline.types import DatasetScore
 
 # The probe set and its order never depend on a run's seed: all arms and seeds are judged on the same examples.
 EVAL_SEED = 20_260_519
-
-
-def run_folder(recipe: Recipe) -> Path:
-    return Path(recipe.out) / "arms" / f"{recipe.arm}-s{recipe.train.seed}"
 
 
 @dataclass
@@ -73,7 +69,6 @@ class Session:
         self.engine = engine_room.build_engine(recipe, load_model(recipe.model), self.comm.world_size)
         torch.manual_seed(recipe.train.seed + 1_000_003 * (1 + self.comm.rank))  # dropout, different on every rank
         self.device = engine_room.device_of(self.engine)
-        self.accumulation = accumulation_steps(recipe, self.comm.world_size)
         self.events = EventLog(folder, self.comm.rank)
 
     def train_loader(self, weights: dict[str, float], seed: int) -> TrainLoader:
@@ -132,7 +127,3 @@ class Session:
 
 def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def scores_to_json(scores: dict[str, DatasetScore]) -> dict[str, dict[str, float]]:
-    return {name: score.to_json() for name, score in scores.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from pipeline.config import Recipe
 from pipeline.config.deepspeed import render_deepspeed
-from pipeline.dist import Comm, TorchComm, launched_rank
+from pipeline.dist import Comm, TorchComm, free_port, launched_rank
 from pipeline.errors import ModelError, TrainingError
 from pipeline.models.load import trainable_parameters
 
@@ -27,7 +26,9 @@ def init_distributed() -> Comm:
     """
     deepspeed = _import_deepspeed()
     if "RANK" not in os.environ:
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=_free_port())
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port())
+        )
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "gloo":
         # The optional shared-memory collectives are compiled at start-up: two minutes, and a failure without a
@@ -103,9 +104,3 @@ def _import_deepspeed() -> Any:
     level = logging.WARNING if launched_rank() == 0 else logging.ERROR
     logging.getLogger("DeepSpeed").setLevel(level)
     return deepspeed
-
-
-def _free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

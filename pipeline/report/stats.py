@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from pipeline.errors import ConfigError, NotBuiltYet
+from pipeline.errors import ConfigError
 
 # Below this many pairs neither the bootstrap nor the Wilcoxon test can say anything (Wilcoxon's least p is 2 / 2^n).
 MIN_PAIRS = 5
@@ -117,12 +117,3 @@ def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
         largest = max(largest, min(1.0, (len(known) - rank) * p))
         adjusted[name] = largest
     return adjusted
-
-
-def hierarchical_bootstrap(per_example: Mapping[int, Sequence[float]]) -> tuple[float, float]:
-    """Interval over seeds and, within each, over examples.
-
-    Raises:
-        NotBuiltYet: always; it needs per-example scores, which evaluation does not write yet.
-    """
-    raise NotBuiltYet("hierarchical bootstrap over examples", hint="intervals over seeds are in the report")

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.errors import ConfigError, NotBuiltYet
-from pipeline.report.stats import bootstrap_interval, compare_pairs, hierarchical_bootstrap, holm, summarize
+from pipeline.errors import ConfigError
+from pipeline.report.stats import bootstrap_interval, compare_pairs, holm, summarize
 
 
 def test_summary_by_hand():
@@ -83,8 +83,3 @@ def test_bootstrap_is_repeatable_and_refuses_few_values():
     assert bootstrap_interval(values) == bootstrap_interval(values)
     with pytest.raises(ConfigError):
         bootstrap_interval(values[:4])
-
-
-def test_hierarchical_bootstrap_is_not_built_yet():
-    with pytest.raises(NotBuiltYet):
-        hierarchical_bootstrap({0: [1.0]})
