@@ -39,6 +39,7 @@ PROBE = "probe"
 _VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
 _ESTIMATE_ARRAYS = ("gram", "raw_gram", "noise", "noise_scale", "distance_sq", "raw_distance_sq", "cosine")
 _INTERVAL_ARRAYS = ("distance_low", "distance_high", "cosine_low", "cosine_high")
+_PLAIN = ("datasets", "spec", "source", "inputs", "parameters", "cost", "reliability")
 _STATS_JSON = ("datasets", "spec", "cost", "source", "groups")
 
 
@@ -48,6 +49,7 @@ class AffinityVersion:
 
     Attributes:
         spec: the sketch's projection; source: digest of what was probed.
+        inputs: `inputs_digest` of what it was computed from; empty when the maker did not say.
         intervals: distance_low, distance_high, cosine_low, cosine_high, each [D, D]; empty without resamples.
         parameters: how it was computed: level and seed of the intervals, number of resamples.
         reliability: split-half reliability of the distances; None when it could not be computed.
@@ -63,6 +65,7 @@ class AffinityVersion:
     parameters: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     reliability: float | None = None
+    inputs: str = ""
     created: str = ""
 
     @property
@@ -84,6 +87,7 @@ class AffinityVersion:
             "datasets": self.datasets,
             "spec": self.spec,
             "source": self.source,
+            "inputs": self.inputs,
             "warnings": list(self.estimate.warnings),
             "grouping": self.grouping.to_json(),
             "parameters": self.parameters,
@@ -96,8 +100,26 @@ class AffinityVersion:
         return {**estimate, **{f"interval.{name}": value for name, value in self.intervals.items()}}
 
 
+def inputs_digest(stats: GradientStats, parameters: dict[str, Any]) -> str:
+    """Identifies a computation: the probe's numbers and the parameters, both exactly."""
+    return _digest({"parameters": parameters, "spec": stats.spec}, _stats_arrays(stats))
+
+
+def find_version(folder: Path, inputs: str) -> AffinityVersion | None:
+    """The version that was computed from `inputs`, if it is there.
+
+    Computing again may differ in the last bits (sums depend on where arrays lie in memory), which would name another
+    version; so what exists is used.
+    """
+    for path in sorted(folder.glob("v-*.json")):
+        version = load_version(folder, path.stem)
+        if version.inputs == inputs:
+            return version
+    return None
+
+
 def make_version(
-    stats: GradientStats, estimate: GramEstimate, intervals: Bootstrap | None, grouping: Grouping
+    stats: GradientStats, estimate: GramEstimate, intervals: Bootstrap | None, grouping: Grouping, inputs: str = ""
 ) -> AffinityVersion:
     """The version of these results; `save_version` writes it."""
     reliability = split_half_reliability(stats)
@@ -114,6 +136,7 @@ def make_version(
         parameters=parameters,
         cost=dict(stats.cost),
         reliability=reliability if np.isfinite(reliability) else None,
+        inputs=inputs,
         created=datetime.now(UTC).isoformat(),
     )
 
@@ -181,7 +204,7 @@ def load_version(folder: Path, version_id: str = LATEST) -> AffinityVersion:
         grouping=Grouping.from_json(content["grouping"]),
         intervals={name: arrays[f"interval.{name}"] for name in _INTERVAL_ARRAYS if f"interval.{name}" in arrays},
         created=created,
-        **{name: content[name] for name in ("datasets", "spec", "source", "parameters", "cost", "reliability")},
+        **{name: content[name] for name in _PLAIN},
     )
 
 

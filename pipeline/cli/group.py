@@ -7,12 +7,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.affinity.estimator import corrected_gram
+from pipeline.affinity.estimator import GradientStats, corrected_gram
 from pipeline.affinity.grouping import group_datasets
 from pipeline.affinity.resample import bootstrap
-from pipeline.affinity.store import AffinityVersion, load_probe, make_version, save_version
+from pipeline.affinity.store import (
+    AffinityVersion,
+    find_version,
+    inputs_digest,
+    load_probe,
+    make_version,
+    save_version,
+)
 from pipeline.cli.options import Overrides, RecipeOption
 from pipeline.config import load_recipe
+from pipeline.config.schema import AffinityConfig
 
 
 def group(recipe: RecipeOption, overrides: Overrides = None) -> None:
@@ -20,14 +28,20 @@ def group(recipe: RecipeOption, overrides: Overrides = None) -> None:
     config = load_recipe(recipe, overrides or ())
     affinity, out = config.affinity, Path(config.out)
     stats = load_probe(out / "probe")
+    inputs = inputs_digest(stats, affinity.model_dump())
+    version = find_version(out / "affinity", inputs) or compute_version(stats, affinity, inputs)
+    save_version(out / "affinity", version)
+    show(version)
+
+
+def compute_version(stats: GradientStats, affinity: AffinityConfig, inputs: str) -> AffinityVersion:
+    """Estimate, resample, group."""
     estimate = corrected_gram(stats)
     intervals = bootstrap(stats, affinity.bootstrap, affinity.seed)
     grouping = group_datasets(
         estimate, intervals, metric=affinity.metric, groups=affinity.groups, order=affinity.order, seed=affinity.seed
     )
-    version = make_version(stats, estimate, intervals, grouping)
-    save_version(out / "affinity", version)
-    show(version)
+    return make_version(stats, estimate, intervals, grouping, inputs)
 
 
 def show(version: AffinityVersion) -> None:

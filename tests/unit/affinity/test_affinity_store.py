@@ -15,7 +15,9 @@ from pipeline.affinity.grouping import group_datasets
 from pipeline.affinity.resample import bootstrap
 from pipeline.affinity.store import (
     AffinityVersion,
+    find_version,
     has_versions,
+    inputs_digest,
     load_probe,
     load_version,
     make_version,
@@ -53,11 +55,23 @@ def test_a_version_comes_back_as_it_was(stats: GradientStats, tmp_path: Path) ->
 
 def test_the_name_is_the_content(stats: GradientStats) -> None:
     version = version_of(stats)
-    assert version_of(stats).id == replace(version, created="later").id == version.id
+    assert replace(version, created="later").id == version.id
     others = [version_of(stats, groups=2), replace(version, source="other"), version_of(replace(stats, cost={}))]
     nudged = replace(version.estimate, noise=version.estimate.noise + 1e-12)
     others.append(replace(version, estimate=nudged))
     assert len({version.id, *(other.id for other in others)}) == 5
+
+
+def test_what_was_computed_once_is_found_by_its_inputs(stats: GradientStats, tmp_path: Path) -> None:
+    inputs = inputs_digest(stats, {"groups": 3, "seed": 0})
+    version = replace(version_of(stats), inputs=inputs)
+    save_version(tmp_path, replace(version_of(stats, groups=2), inputs="another"))
+    assert find_version(tmp_path, inputs) is None
+    save_version(tmp_path, version)
+    found = find_version(tmp_path, inputs)
+    assert found is not None and found.id == version.id
+    others = [({"groups": 2, "seed": 0}, stats), ({"groups": 3, "seed": 0}, replace(stats, sum=stats.sum + 1e-9))]
+    assert all(inputs_digest(numbers, parameters) != inputs for parameters, numbers in others)
 
 
 def test_latest_is_the_one_saved_last_and_saving_again_changes_no_file(stats: GradientStats, tmp_path: Path) -> None:
