@@ -81,7 +81,7 @@ def mean_loss(experiment: Experiment, judgement: Judgement, path: Path) -> Figur
         for arm, style in styles.items():
             _draw_arm(axis, experiment.of_arm(arm), value, style)
         _draw_switches(axis, experiment, styles)
-        axis.set_ylabel("mean validation loss over datasets (nats per answer token)")
+        axis.set_ylabel("mean validation loss (nats per token)")
         axis.set_xlim(left=0)
         label_axis(axis, "samples", "training samples")
         _legend(figure, styles, experiment, [])
