@@ -113,7 +113,7 @@ if [[ ! -f $BASE/model/config.json ]]; then
     gst model tiny --family qwen2_audio --shards "$BASE/shards" --out "$BASE/random"
   fi
   launch pipeline.cli.train -c mini-align "out=$BASE" "data.shards=$BASE/shards" "model.path=$BASE/random"
-  cp -r "$BASE/arms/align-s0/model" "$BASE/model.tmp" && mv "$BASE/model.tmp" "$BASE/model"
+  rm -rf "$BASE/model.tmp" && cp -r "$BASE/arms/align-s0/model" "$BASE/model.tmp" && mv "$BASE/model.tmp" "$BASE/model"
 fi
 # What the runs below depend on; the commands themselves check it again, by digest.
 KEY="$(cat "$OUT"/shards/*/manifest.json "$BASE"/model/* pipeline/recipes/*.yaml | cksum) $WORLD_SIZE ${OVERRIDES[*]-}"

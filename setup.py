@@ -13,7 +13,7 @@ setup(
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_packages(include=["pipeline", "pipeline.*", "data_prep", "data_prep.*", "ds_configs"]),
     package_data={
         "pipeline": ["recipes/*.yaml", "report/*.html", "report/*.css", "report/*.js"],

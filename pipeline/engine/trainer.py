@@ -77,17 +77,16 @@ class Trainer:
         self.resumed_mlflow_run_id: str | None = None
         self._tick = time.monotonic()
 
-    def run(self, max_steps: int | None = None) -> Clock:
-        """Train to the recipe's budget (or to `max_steps` of it)."""
-        last = self.recipe.train.max_steps if max_steps is None else max_steps
+    def run(self) -> Clock:
+        """Train to the end of the recipe's budget."""
         self._tick = time.monotonic()
         if self.clock.step == 0:
             self._start()
-        while self.clock.step < last:
+        while self.clock.step < self.recipe.train.max_steps:
             self._train_one_step()
-            if self._due(self.recipe.train.eval_every, last):
+            if self._due(self.recipe.train.eval_every):
                 self._evaluate_and_decide()
-            if self._due(self.recipe.train.checkpoint_every, last):
+            if self._due(self.recipe.train.checkpoint_every):
                 self.save()
         return self.clock
 
@@ -234,8 +233,8 @@ class Trainer:
         if self.mlflow:
             self.mlflow.metrics(values, self.clock.step)
 
-    def _due(self, every: int, last: int) -> bool:
-        return self.clock.step % every == 0 or self.clock.step == last
+    def _due(self, every: int) -> bool:
+        return self.clock.step % every == 0 or self.clock.step == self.recipe.train.max_steps
 
     def _advance_wall(self) -> None:
         now = time.monotonic()
