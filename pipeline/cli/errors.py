@@ -15,7 +15,7 @@ CRASH_EXIT_CODE = 70
 
 
 def run_guarded(command: Callable[[], None]) -> None:
-    """Run `command` and exit; under a launcher, exit at once so that the launcher ends the other ranks.
+    """Run `command` and exit; under a launcher without exit handlers, so that no rank waits or aborts in one.
 
     All ranks tend to meet the same user error. Rank 0 reports it; the others wait a moment, in which the launcher
     usually ends them, and speak up only when they were alone with it.
@@ -29,11 +29,12 @@ def run_guarded(command: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         _leave(130)
-    except SystemExit:
-        raise
+    except SystemExit as leaving:  # how typer ends, also on success
+        _leave(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
     except BaseException:
         traceback.print_exc()
         _leave(CRASH_EXIT_CODE)
+    _leave(0)
 
 
 def _wait_for_rank_zero() -> None:
@@ -46,7 +47,7 @@ def _prefix() -> str:
 
 
 def _leave(code: int) -> None:
-    """Leave without running exit handlers when other ranks may be inside a collective: those would wait for us."""
+    """End the process; a launched rank skips exit handlers, which may wait for ranks that are inside a collective."""
     if launched_world_size() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

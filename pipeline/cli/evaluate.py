@@ -32,13 +32,11 @@ def run_evaluation(recipe: Recipe) -> None:
     from pipeline import engine as engine_room
 
     session = Session(recipe, data, folder)
-    try:
-        started = time.time()
-        scores = session.score(session.fixed_batches("test", recipe.eval.test_per_dataset, recipe.eval.micro_batch))
-        write_run(session, folder, status="finished", started=started, stop_reason="not trained", uses_affinity=False)
-        write_result(session, folder, Clock(), scores)
-    finally:
-        engine_room.shutdown()
+    started = time.time()
+    scores = session.score(session.fixed_batches("test", recipe.eval.test_per_dataset, recipe.eval.micro_batch))
+    write_run(session, folder, status="finished", started=started, stop_reason="not trained", uses_affinity=False)
+    write_result(session, folder, Clock(), scores)
+    engine_room.shutdown(session.comm)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,11 @@ def run_probe(recipe: Recipe) -> None:
     from pipeline import engine as engine_room
 
     session = Session(recipe, data, folder)
-    try:
-        stats = take_gradients(session, source)
-        if session.comm.rank == 0:
-            save_probe(folder, stats)
-            print(f"{folder}: {stats.cost['backwards']} backwards, {stats.cost['seconds']:.1f} s with warm-up")
-    finally:
-        engine_room.shutdown()
+    stats = take_gradients(session, source)
+    if session.comm.rank == 0:
+        save_probe(folder, stats)
+        print(f"{folder}: {stats.cost['backwards']} backwards, {stats.cost['seconds']:.1f} s with warm-up")
+    engine_room.shutdown(session.comm)
 
 
 def is_done(folder: Path, source: str) -> bool:

@@ -47,10 +47,8 @@ def run_training(recipe: Recipe, *, fresh: bool = False) -> None:
     from pipeline import engine as engine_room
 
     session = Session(recipe, data, folder)
-    try:
-        Run(session, plan, folder).execute(fresh)
-    finally:
-        engine_room.shutdown()
+    Run(session, plan, folder).execute(fresh)
+    engine_room.shutdown(session.comm)
 
 
 def pin_affinity(recipe: Recipe, plan: StagePlan) -> Recipe:

@@ -90,9 +90,14 @@ def set_learning_rate(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def shutdown() -> None:
-    """Leave the process group; without this, exit prints warnings or waits on some backends."""
-    if torch.distributed.is_initialized():
+def shutdown(comm: Comm) -> None:
+    """Wait until every rank is done; call it on success only, a failed rank must not wait for the others.
+
+    Launched ranks keep their process group and leave with `os._exit` (`pipeline.cli.errors`): taking the group down
+    while a peer still does the same now and then aborts the process ("terminate called without an active exception").
+    """
+    comm.barrier()
+    if comm.world_size == 1:
         torch.distributed.destroy_process_group()
 
 
