@@ -55,6 +55,7 @@ class PrepareProgress:
         self._bar.update(self._task, total=self._total)
 
     def shard_done(self, task: ShardTask, side: ShardSide, kept: bool) -> None:
+        """Count one shard's clips by state; `kept` tells that it was there already and was not written."""
         self._done += len(task.clips)
         self._written += 0 if kept else len(task.clips)
         self._states["ok"] += side.n_samples

@@ -30,6 +30,7 @@ class AudioCaps(CorpusAdapter):
         return not {"audiocap_id", "youtube_id"}.isdisjoint(csv_header(path))
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each YouTube id, with one caption in train and all references elsewhere; see `Adapter.clips`."""
         tables = self.annotation(root).parent
         files = {split: require_file(tables / f"{split}.csv", self.name, root, f"{split}.csv") for split in SPLITS}
         audio = StemIndex.below(root)

@@ -37,6 +37,7 @@ class ChimeHome(CorpusAdapter):
     layouts = ("development_chunks_refined.csv",)
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each refined chunk: its sound sources, and one yes/no question; see `Adapter.clips`."""
         lists = {split: require_file(root / name, self.name, root, name) for split, name in LISTS.items()}
         folders = sorted(path for path in root.glob("chunks*") if path.is_dir())
         if not folders:

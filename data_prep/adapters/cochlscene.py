@@ -45,6 +45,7 @@ class CochlScene(CorpusAdapter):
         return next((folder for folder in folders(root) if _has_scenes(folder)), None)
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each file of the three split folders: its scene; see `Adapter.clips`."""
         for folder in FOLDERS.values():
             if not (root / folder).is_dir():
                 raise CorpusError(

@@ -41,6 +41,7 @@ class Iemocap(CorpusAdapter):
         )
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each utterance of a kept emotion, split by session; see `Adapter.clips`."""
         for session, split in self.split_of.items():
             folder = _evaluations(root, session)
             if not folder.is_dir():

@@ -27,6 +27,7 @@ class JamendoQa(CorpusAdapter):
     layouts = ("data/questions/qa_v2.json", "questions/qa_v2.json", "qa_v2.json")
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each track with all its questions, held out by track; see `Adapter.clips`."""
         file = self.annotation(root)
         audio = StemIndex.below(root)
         questions_of: dict[str, list[tuple[str, str]]] = {}

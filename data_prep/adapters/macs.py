@@ -32,6 +32,7 @@ class Macs(CorpusAdapter):
     layouts = ("MACS.yaml",)
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each file: captions of its annotators, tags, scene; split by location; see `Adapter.clips`."""
         files = _read_yaml(self.annotation(root))
         audio = StemIndex.below(root)
         competence = _competence(root)

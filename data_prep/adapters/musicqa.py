@@ -27,6 +27,7 @@ class MusicQa(CorpusAdapter):
     layouts = tuple(f"{part}.json" for part in PARTS)
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each audio file with all its conversations; see `Adapter.clips`."""
         files = {part: require_file(root / f"{part}.json", self.name, root, f"{part}.json") for part in PARTS}
         audio = StemIndex.below(root)
         for part, file in files.items():

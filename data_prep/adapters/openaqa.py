@@ -42,6 +42,7 @@ class OpenAqa(CorpusAdapter):
     layouts = ("openaqa_5.6M.json", "openaqa*.json")
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each audio stem with all its questions, all train; see `Adapter.clips`."""
         file = self.annotation(root)
         audio = StemIndex.below(root)
         places = _places(file)

@@ -13,7 +13,7 @@ from pathlib import Path
 from data_prep.adapters.audio_index import StemIndex
 from data_prep.adapters.base import SourceClip
 from data_prep.adapters.common import CorpusAdapter, csv_header, folders, read_csv, source_clip
-from data_prep.adapters.questions import GENDERS, LEVELS, SPEEDS, ask, ask_level, present
+from data_prep.adapters.questions import ask_voice
 
 COLUMNS = ("item_name", "spk_id", "gender", "pitch", "speaking_speed", "energy", "style_prompt")
 TELLING = {"item_name", "speaking_speed"}
@@ -47,13 +47,7 @@ def _clip(row: dict[str, str], split: str, audio: StemIndex) -> SourceClip:
     return source_clip(
         item,
         split,
-        present(
-            ask(item, "style", row["style_prompt"]),
-            ask_level(item, "gender", row["gender"], GENDERS),
-            ask_level(item, "pitch", row["pitch"], LEVELS),
-            ask_level(item, "speed", row["speaking_speed"], SPEEDS),
-            ask_level(item, "energy", row["energy"], LEVELS),
-        ),
+        ask_voice(item, row, row["speaking_speed"]),
         audio.find(item),
         looked_for=f"{item}.wav",
         problem="" if item else "the row has no item_name",

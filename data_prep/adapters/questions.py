@@ -101,6 +101,20 @@ def ask_level(clip_id: str, task: str, value: str, words: dict[str, str]) -> Qa 
     return ask(clip_id, task, words.get(value.strip().lower(), ""))
 
 
+def ask_voice(clip_id: str, row: dict[str, str], speed: str) -> list[Qa]:
+    """Style prompt, gender, pitch, speed and energy of one voice, from the columns that the speech corpora share.
+
+    `speed` comes apart, because its column is called otherwise in each corpus.
+    """
+    return present(
+        ask(clip_id, "style", row["style_prompt"]),
+        ask_level(clip_id, "gender", row["gender"], GENDERS),
+        ask_level(clip_id, "pitch", row["pitch"], LEVELS),
+        ask_level(clip_id, "speed", speed, SPEEDS),
+        ask_level(clip_id, "energy", row["energy"], LEVELS),
+    )
+
+
 def ask_presence(clip_id: str, present_things: Sequence[str], vocabulary: Sequence[str]) -> Qa | None:
     """A yes/no question about one thing of `vocabulary`, yes and no equally often; None when one side is empty."""
     absent = [thing for thing in vocabulary if thing not in present_things]

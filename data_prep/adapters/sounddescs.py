@@ -33,6 +33,7 @@ class SoundDescs(CorpusAdapter):
     layouts = ("sounddescs_data/descriptions.pkl", "descriptions.pkl")
 
     def clips(self, root: Path) -> Iterator[SourceClip]:
+        """One clip for each listed id: description and category, official splits; see `Adapter.clips`."""
         file = self.annotation(root)
         descriptions = read_pickle(file)
         categories_file = file.with_name("categories.pkl")

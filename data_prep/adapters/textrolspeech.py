@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from data_prep.adapters.audio_index import StemIndex, audio_below, audio_stem
 from data_prep.adapters.base import SourceClip
 from data_prep.adapters.common import CorpusAdapter, read_csv, require_file, source_clip
-from data_prep.adapters.questions import GENDERS, LEVELS, SPEEDS, ask, ask_level, present
+from data_prep.adapters.questions import ask_level, ask_voice, present
 
 COLUMNS = ("item_name", "gender", "pitch", "energy", "emotion", "style_prompt")
 EMOTIONS = {word: word for word in ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")}
@@ -45,14 +45,7 @@ def _clip(row: dict[str, str], split: str, audio: _Audio) -> SourceClip:
     return source_clip(
         item,
         split,
-        present(
-            ask(item, "style", row["style_prompt"]),
-            ask_level(item, "gender", row["gender"], GENDERS),
-            ask_level(item, "pitch", row["pitch"], LEVELS),
-            ask_level(item, "speed", tempo, SPEEDS),
-            ask_level(item, "energy", row["energy"], LEVELS),
-            ask_level(item, "emotion", row["emotion"], EMOTIONS),
-        ),
+        [*ask_voice(item, row, tempo), *present(ask_level(item, "emotion", row["emotion"], EMOTIONS))],
         audio.find(item, row.get("wav_fp", "")),
         looked_for=row.get("wav_fp") or item,
         problem="" if item else "the row has no item_name",
@@ -76,8 +69,11 @@ class _Audio:
                 self._by_path.setdefault("-".join(parts[start:]), path)
 
     def find(self, item: str, wav_fp: str) -> Path | None:
-        # The path may start with folders of the authors' machine, but from the corpus' folder on it must be exact. It
-        # never leaves that folder.
+        """The file of one row: by its path `wav_fp`, else by its hyphen-joined path, else (LibriTTS) by its stem.
+
+        `wav_fp` may start with folders of the authors' machine, but from the corpus' folder on it must be exact, and it
+        never leaves that folder. None when no file fits.
+        """
         parts = [part for part in PurePosixPath(wav_fp).parts if part not in ("/", "..")]
         for start in range(len(parts)):
             path = self._root.joinpath(*parts[start:])

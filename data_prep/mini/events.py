@@ -71,6 +71,7 @@ def cat(rng: Rng, n: int) -> Signal:
 
 
 def bird(rng: Rng, n: int) -> Signal:
+    """A burst of three to six chirps within 0.7 s; `n` is not used."""
     base_hz, depth = float(rng.uniform(2300, 4800)), float(rng.uniform(200, 1400))
     up, rate_hz = pick(rng, (-1, 1)), float(rng.uniform(9, 28))
 
@@ -166,6 +167,7 @@ def car_horn(rng: Rng, n: int) -> Signal:
 
 
 def footsteps(rng: Rng, n: int) -> Signal:
+    """`n` samples of steps in a walking beat, on soft to hard ground."""
     hard = float(rng.uniform(0.1, 0.6))
 
     def step() -> Signal:
@@ -194,6 +196,7 @@ def door(rng: Rng, n: int) -> Signal:
 
 
 def bell(rng: Rng, n: int) -> Signal:
+    """One stroke with inharmonic partials, 1.6 s; `n` is not used."""
     length = n_samples(1.6)
     base_hz = float(rng.uniform(380, 950))
     partials = ((0.5, 0.5), (1.0, 1.0), (1.19, 0.6), (1.5, 0.4), (2.0, 0.7), (2.67, 0.35), (3.9, 0.25))
@@ -212,6 +215,7 @@ def alarm(rng: Rng, n: int) -> Signal:
 
 
 def clock(rng: Rng, n: int) -> Signal:
+    """`n` samples of ticking, two or four a second."""
     tone_hz = float(rng.uniform(1800, 3200))
 
     def tick() -> Signal:
@@ -240,6 +244,7 @@ def vacuum(rng: Rng, n: int) -> Signal:
 
 
 def train(rng: Rng, n: int) -> Signal:
+    """`n` samples of rumble with the double clack of rail joints."""
     rumble = shape(noise(rng, n), [(30, 0), (150, 0), (500, -16), (3000, -34)])
     period_s = float(rng.uniform(0.55, 0.85))
 
@@ -253,6 +258,7 @@ def train(rng: Rng, n: int) -> Signal:
 
 
 def hammer(rng: Rng, n: int) -> Signal:
+    """`n` samples of ringing blows."""
     ring_hz = float(rng.uniform(1400, 2600))
 
     def blow() -> Signal:
@@ -266,6 +272,7 @@ def hammer(rng: Rng, n: int) -> Signal:
 
 
 def glass(rng: Rng, n: int) -> Signal:
+    """A pane breaks: a burst and falling shards, 0.8 s; `n` is not used."""
     length = n_samples(0.8)
 
     def shard() -> Signal:
@@ -277,6 +284,7 @@ def glass(rng: Rng, n: int) -> Signal:
 
 
 def baby(rng: Rng, n: int) -> Signal:
+    """Two cries within 1.5 s; `n` is not used."""
     track = np.zeros(n_samples(1.5))
     base_hz = float(rng.uniform(380, 520))
     for number in range(2):

@@ -23,6 +23,7 @@ def evaluate(
 
 
 def run_evaluation(recipe: Recipe) -> None:
+    """Score the test split with the model as it is; writes `run.json` and `result.json`. Raises what `Session` does."""
     folder = run_folder(recipe)
     if is_finished(folder, recipe):
         if launched_rank() == 0:

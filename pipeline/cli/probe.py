@@ -39,6 +39,7 @@ def probe_recipe(recipe: Recipe) -> Recipe:
 
 
 def run_probe(recipe: Recipe) -> None:
+    """Probe and save below `<out>/probe`, unless that very probe is there; raises what `Session` does."""
     folder = Path(recipe.out) / "probe"
     data = Data(recipe)
     source = digest_of([recipe_digest(recipe), base_digest(recipe.model.path), data.index.digests])

@@ -72,6 +72,16 @@ class Session:
         self.events = EventLog(folder, self.comm.rank)
 
     def train_loader(self, weights: dict[str, float], seed: int) -> TrainLoader:
+        """This rank's loader of training micro-batches.
+
+        Args:
+            weights: dataset -> share of the mixture; a dataset not named is not drawn.
+            seed: of the mixture and of each dataset's order.
+
+        Raises:
+            WorldSizeError: the batch cannot be dealt to the ranks.
+            ShardError: a dataset has no training examples.
+        """
         mixture = Mixture(self.data.datasets, seed, weights, self.recipe.data.draw)
         return TrainLoader(
             self.data.index,

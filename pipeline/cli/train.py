@@ -89,6 +89,7 @@ class Run:
         )
 
     def execute(self, fresh: bool) -> None:
+        """Resume where the run stopped (`fresh`: never), train, score the test split, write the result."""
         started = time.time()
         trainer, session, recipe = self.trainer, self.session, self.session.recipe
         resumed = not fresh and trainer.resume()

@@ -72,6 +72,7 @@ def accumulation_steps(recipe: Recipe, world_size: int) -> int:
 
 
 def find_deepspeed_json(name: str) -> Path:
+    """The file that `name` means: a path, or a file in `ds_configs/`; ConfigError when there is none."""
     for candidate in (Path(name), DS_CONFIGS / name):
         if candidate.is_file():
             return candidate

@@ -25,6 +25,7 @@ class BadSample:
 
 
 def require_examples(index: ShardIndex, dataset: str, split: str) -> int:
+    """Number of examples of `dataset` in `split`; ShardError when there are none."""
     n = index.n_examples(dataset, split)
     if n == 0:
         raise ShardError(

@@ -75,6 +75,7 @@ class StageController:
         return False, {**reason, "rule": "goes on"}
 
     def state_dict(self) -> dict[str, Any]:
+        """Stage, its entry (step, tokens), losses since then and switches, with the plan they belong to; plain JSON."""
         return {
             "version": 1,
             "affinity_version": self.plan.affinity_version,

@@ -86,8 +86,10 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 def _as_float32(value: Any) -> Any:
-    """float32 as it is; uint16 as the bits of a bfloat16. Compiled code only."""
-    raise NotImplementedError
+    """float32 as it is; uint16 as the bits of a bfloat16. Compiled code takes the overload below."""
+    if isinstance(value, np.uint16):
+        return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+    return value
 
 
 @overload(_as_float32, inline="always")
