@@ -1,7 +1,7 @@
 """Console, per-rank JSONL (the truth) and MLflow."""
 
 from pipeline.runlog.console import RunConsole
-from pipeline.runlog.jsonl import EventLog, read_events
+from pipeline.runlog.jsonl import EventLog
 from pipeline.runlog.mlflow_log import MlflowLog, default_tracking_uri
 
-__all__ = ["EventLog", "MlflowLog", "RunConsole", "default_tracking_uri", "read_events"]
+__all__ = ["EventLog", "MlflowLog", "RunConsole", "default_tracking_uri"]

@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from pipeline.runlog import read_events
+from pipeline.report.events import read_event_lines
 from tests.launching import run_command
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
@@ -58,11 +58,11 @@ def test_it_ends_with_tables_for_all_arms(first: CompletedProcess, run) -> None:
 
 def test_the_arms_differ_only_in_what_they_should(first: CompletedProcess, run) -> None:
     def stages(arm: str) -> list[dict]:
-        events = read_events(run.out / "arms" / f"{arm}-s0" / "events-rank0.jsonl")
+        events = read_event_lines(run.out / "arms" / f"{arm}-s0" / "events-rank0.jsonl")[0]
         return [event for event in events if event["event"] == "stage"]
 
     def first_eval(arm: str) -> dict:
-        events = read_events(run.out / "arms" / f"{arm}-s0" / "events-rank0.jsonl")
+        events = read_event_lines(run.out / "arms" / f"{arm}-s0" / "events-rank0.jsonl")[0]
         return next(event["datasets"] for event in events if event["event"] == "eval")
 
     assert [len(event["pool"]) for event in stages("mix_all")] == [4]

@@ -8,7 +8,8 @@ import mlflow
 import pytest
 
 from pipeline.config import parse_recipe
-from pipeline.runlog import EventLog, MlflowLog, read_events
+from pipeline.report.events import read_event_lines
+from pipeline.runlog import EventLog, MlflowLog
 
 
 def recipe(tmp_path: Path, **logging: str):
@@ -30,7 +31,7 @@ def test_a_torn_last_line_costs_that_line_only(tmp_path: Path) -> None:
     again = EventLog(tmp_path, rank=1)
     again.write("resume", step=1)
     again.close()
-    events = read_events(tmp_path / "events-rank1.jsonl")
+    events = read_event_lines(tmp_path / "events-rank1.jsonl")[0]
     assert [(event["event"], event["step"]) for event in events] == [("step", 1), ("resume", 1)]
 
 
