@@ -101,8 +101,8 @@ fi
 stage_done
 
 stage "3/7 shards"
-gst-data prepare --corpora "$CORPORA" --adapter "$ADAPTER" --out "$OUT/shards"
-[[ -f $BASE/model/config.json ]] || gst-data prepare --corpora "$BASE/corpora" --adapter jsonl --out "$BASE/shards"
+gst-data prepare --root "$CORPORA" --corpus "$ADAPTER" --out "$OUT/shards"
+[[ -f $BASE/model/config.json ]] || gst-data prepare --root "$BASE/corpora" --corpus jsonl --out "$BASE/shards"
 stage_done
 
 # ------------------------------------------------------------------- 4 base model, warm-up and gradient probe

@@ -6,6 +6,9 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+RAY = ["ray>=2.40"]
+MEDIA = ["av>=12", "py7zr>=0.22"]  # m4a, aac and webm; 7z archives
+
 setup(
     name="audio-gst",
     version="0.1.0",
@@ -17,6 +20,7 @@ setup(
     packages=find_packages(include=["pipeline", "pipeline.*", "data_prep", "data_prep.*", "ds_configs"]),
     package_data={
         "pipeline": ["recipes/*.yaml", "report/*.html", "report/*.css", "report/*.js"],
+        "data_prep": ["look/*.css", "look/*.js"],
         "ds_configs": ["*.json"],
     },
     install_requires=[
@@ -31,6 +35,7 @@ setup(
         "scikit-learn>=1.5",
         "numba>=0.60",
         "safetensors>=0.4",
+        "pyarrow>=15",
         "pydantic>=2.7",
         "PyYAML>=6",
         "typer>=0.29",
@@ -42,9 +47,10 @@ setup(
     ],
     extras_require={
         "gpu": ["flash-attn>=2.7", "liger-kernel>=0.5"],
-        "ray": ["ray[default]>=2.30"],
-        "bench": ["traker", "dattri", "lhotse", "litdata", "mosaicml-streaming"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10"],
+        "ray": RAY,
+        "media": MEDIA,
+        "bench": ["imageio-ffmpeg>=0.5", "psutil", "traker", "dattri", "lhotse", "litdata", "mosaicml-streaming"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "psutil", *RAY, *MEDIA],
     },
     entry_points={"console_scripts": ["gst = pipeline.cli.main:main", "gst-data = data_prep.cli:main"]},
 )

@@ -55,7 +55,7 @@ def tone_shards(tone_corpora: Path, tmp_path_factory: pytest.TempPathFactory) ->
     from tests.launching import run_command
 
     out = tmp_path_factory.mktemp("prepared") / "shards"
-    done = run_command("gst-data", "prepare", "--corpora", tone_corpora, "--adapter", "jsonl", "--out", out)
+    done = run_command("gst-data", "prepare", "--root", tone_corpora, "--corpus", "jsonl", "--out", out)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 

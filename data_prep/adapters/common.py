@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Self
 
-from data_prep.adapters.audio_index import is_litter
-from data_prep.adapters.base import SourceClip
-from pipeline.errors import CorpusError
+from pydantic import BeforeValidator, ValidationError
+
+from data_prep.adapters.audio_index import audio_files, is_litter
+from data_prep.adapters.base import AdapterOptions, Findings, SourceClip
+from pipeline.errors import ConfigError, CorpusError, nearest
 from pipeline.types import Qa
 
 MAX_DEPTH = 3
@@ -33,6 +37,27 @@ class CorpusAdapter:
     version: int = 1
     max_missing_fraction: float | None = None
     layouts: tuple[str, ...] = ()
+    options_type: ClassVar[type[AdapterOptions]] = AdapterOptions
+
+    def __init__(self, options: AdapterOptions | None = None) -> None:
+        self.options = options or self.options_type()
+
+    def with_options(self, values: Mapping[str, str]) -> Self:
+        """The same adapter with other choices; ConfigError for an unknown name or a value that does not fit."""
+        try:
+            return type(self)(self.options_type.model_validate(dict(values)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            known = list(self.options_type.model_fields)
+            guess = nearest(name, known) if name not in known else None
+            raise ConfigError(
+                f"a corpus option is wrong: {first['msg']}",
+                where={"option": f"{self.name}.{name}"},
+                got=values.get(name),
+                expected=" ".join(known) or f"{self.name} has no options",
+                hint=f"did you mean {guess!r}?" if guess else None,
+            ) from None
 
     def find(self, root: Path) -> Path | None:
         """The shallowest folder at or below `root` (depth <= 3) that holds one of the layouts."""
@@ -89,6 +114,25 @@ def file_below(root: Path, name: str) -> Path | None:
     return next((folder / name for folder in folders(root) if (folder / name).is_file()), None)
 
 
+def with_audio(folder: Path, root: Path, *names: str) -> Path:
+    """The corpus folder of annotations that may lie in a folder of their own beside the audio.
+
+    `folder` where it has audio below it or none is found, else the nearest of the two folders above it (not above
+    `root`) that holds one of `names` (patterns too).
+    """
+    if next(audio_files(folder), None) is not None:
+        return folder
+    above = [place for place in (folder, *folder.parents) if place == root or root in place.parents]
+    return next((place for place in above[:3] if any(any(place.glob(name)) for name in names)), folder)
+
+
+def files_in(files: Iterable[str], root: Path, *names: str) -> list[str]:
+    """Those of `files`, all below `root`, that lie in a folder called one of `names` in any case, also in archives."""
+    wanted = {name.lower() for name in names}
+    start = len(str(root)) + 1
+    return [path for path in files if not wanted.isdisjoint(path[start:].lower().split("/")[:-1])]
+
+
 def require_file(path: Path | None, corpus: str, root: Path, name: str) -> Path:
     """`path` when it is a file; CorpusError naming what was looked for and where when it is None or not there."""
     if path is None or not path.is_file():
@@ -98,6 +142,21 @@ def require_file(path: Path | None, corpus: str, root: Path, name: str) -> Path:
             hint="download this file again; the corpus is incomplete without it",
         )
     return path
+
+
+def split_names(value: object) -> object:
+    """ "a, b" -> ["a", "b"]: options come from the command line as text."""
+    return [name for part in value.split(",") if (name := part.strip())] if isinstance(value, str) else value
+
+
+# An option that takes a list of names.
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
+
+
+def note_count(found: Findings, what: str, expected: int, n: int) -> None:
+    """Note a count that differs from the published one."""
+    if n != expected:
+        found.note(f"{what}: expected {expected}, found {n}")
 
 
 def read_csv(
@@ -155,6 +214,32 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one JSON object a line, which may be packed with gzip; blank lines are passed over.
+
+    Raises:
+        CorpusError: a line is no JSON object, or the file ends inside its packing.
+    """
+    number = 1
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            for content in file:
+                text = content.removeprefix(b"\xef\xbb\xbf").strip()
+                value = json.loads(text) if text else None
+                if text and not isinstance(value, dict):
+                    raise ValueError(f"a {type(value).__name__} instead of an object")
+                if value is not None:
+                    yield value
+                number += 1
+    except (EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
+        raise CorpusError(
+            f"an annotation file is not valid JSON lines: {error}",
+            where={"file": path, "line": number},
+            expected="one JSON object a line",
+            hint="download it again; a cut download looks like this",
+        ) from None
+
+
 def clean(text: object) -> str:
     """Annotation text for a question or answer: NFC, runs of white space as one blank, none at the ends."""
     return " ".join(unicodedata.normalize("NFC", str(text)).split()) if text is not None else ""
@@ -182,12 +267,25 @@ def split_groups(groups: Collection[str], val_fraction: float = 0.1, test_fracti
 
 
 def source_clip(
-    id: str, split: str, qa: Iterable[Qa], audio: Path | None, *, looked_for: str, problem: str = "", **fields: Any
+    id: str,
+    split: str,
+    qa: Iterable[Qa],
+    audio: Path | None,
+    *,
+    looked_for: str,
+    problem: str = "",
+    blacklisted: str = "",
+    **fields: Any,
 ) -> SourceClip:
-    """A clip in its right state: `missing` without audio, `bad_annotation` with a `problem` or without questions."""
+    """A clip in its right state: `missing` without audio, `bad_annotation` with a `problem` or without questions.
+
+    `blacklisted` says why the clip must not be used at all, whatever else is wrong with it.
+    """
     questions = tuple(qa)
     state, reason = "ok", ""
-    if problem or not questions:
+    if blacklisted:
+        state, reason = "blacklisted", blacklisted
+    elif problem or not questions:
         state, reason = "bad_annotation", problem or "the annotation has no usable answer"
     elif audio is None:
         state, reason = "missing", f"no audio file named {looked_for}"

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from data_prep.adapters.base import SourceClip
+from data_prep.adapters.base import NO_OPTIONS, AdapterOptions, Findings, SourceClip
 from data_prep.adapters.common import folders
-from pipeline.errors import CorpusError
+from pipeline.errors import ConfigError, CorpusError
 from pipeline.types import Domain, Qa
 
 METADATA_NAME = "metadata.jsonl"
@@ -78,6 +78,13 @@ class JsonlCorpus:
     domain: str = "sound"
     licence: str = "not stated"
     version: int = 1
+    options: AdapterOptions = NO_OPTIONS
+
+    def with_options(self, values: Mapping[str, str]) -> JsonlCorpus:
+        """Unchanged; ConfigError when there is anything to choose, as this adapter has no options."""
+        if values:
+            raise ConfigError("this corpus has no options", where={"option": f"{self.name}.{next(iter(values))}"})
+        return self
 
     def discover(self, root: Path, *, strict: bool = True) -> list[tuple[JsonlCorpus, Path]]:
         """Every dataset at or below `root` with the folder to read it from, in name order.
@@ -106,7 +113,7 @@ class JsonlCorpus:
     def find(self, root: Path) -> Path | None:
         return next((folder for corpus, folder in self.discover(root, strict=False) if corpus.name == self.name), None)
 
-    def clips(self, root: Path) -> Iterator[SourceClip]:
+    def clips(self, root: Path, found: Findings) -> Iterator[SourceClip]:
         """The clips of dataset `name`, in the order of the files, then its unusable lines as quarantined clips.
 
         Raises:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import CorpusError
 
 CHUNK_BYTES = 1 << 20
 # An object longer than this is a broken file, not a long answer; without the bound it would be read to its end.
 MAX_OBJECT_CHARS = 16 << 20
+# Text of the groups that are read together; each batch is one sweep through the file.
+BATCH_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,65 @@ def stream_objects(path: Path, key: str | None = None) -> Iterator[JsonItem]:
                 reader.expect(",")
 
 
-def read_object(file: BinaryIO, offset: int, size: int) -> dict[str, Any]:
-    """The object that `stream_objects` found at `offset`."""
-    file.seek(offset)
-    value: dict[str, Any] = json.loads(file.read(size))
-    return value
+class ObjectIndex:
+    """Where the objects of each group stand in a file, at 16 bytes an object, so that groups can be read one by one.
+
+    Public files are shuffled: the objects of one group lie anywhere in them. Reading them group by group would seek
+    millions of times, so `groups` reads many groups at once, in file order: a few sweeps through the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offsets, self._sizes, self._group_of = array("Q"), array("I"), array("I")
+
+    def add(self, group: int, item: JsonItem) -> None:
+        """`item` belongs to `group`; groups are numbered from 0 without a gap."""
+        self._offsets.append(item.offset)
+        self._sizes.append(item.size)
+        self._group_of.append(group)
+
+    def groups(self, batch_bytes: int = BATCH_BYTES) -> Iterator[list[dict[str, Any]]]:
+        """The objects of group 0, 1, 2 ..., each group in file order; holds the text of about `batch_bytes` at a time.
+
+        Raises:
+            CorpusError: the file changed since it was indexed.
+        """
+        if not self._offsets:
+            return
+        group_of = np.frombuffer(self._group_of, dtype=np.uint32)
+        by_group = np.argsort(group_of, kind="stable")
+        offsets = np.frombuffer(self._offsets, dtype=np.uint64)[by_group]
+        sizes = np.frombuffer(self._sizes, dtype=np.uint32)[by_group]
+        n_objects = np.bincount(group_of)
+        bytes_until = np.cumsum(sizes, dtype=np.int64)[np.cumsum(n_objects) - 1]
+        start = 0
+        with open(self._path, "rb") as file:
+            for batch in np.split(n_objects, np.flatnonzero(np.diff(bytes_until // batch_bytes)) + 1):
+                stop = start + int(batch.sum())
+                texts = iter(_read_spans(file, offsets[start:stop], sizes[start:stop]))
+                for n in batch.tolist():
+                    yield [self._parse(text) for text in islice(texts, n)]
+                start = stop
+
+    def _parse(self, text: bytes) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads(text.decode())
+        except ValueError:
+            raise CorpusError(
+                "an annotation file changed while it was read",
+                where={"file": self._path},
+                hint="start again when no other program writes to it",
+            ) from None
+        return value
+
+
+def _read_spans(file: BinaryIO, offsets: NDArray[np.uint64], sizes: NDArray[np.uint32]) -> list[bytes]:
+    """The bytes at `offsets`, in the order given; read in file order."""
+    texts = [b""] * len(offsets)
+    for place in np.argsort(offsets).tolist():
+        # Not through the buffer, which would read many times more than one object.
+        texts[place] = os.pread(file.fileno(), int(sizes[place]), int(offsets[place]))
+    return texts
 
 
 def _enter_member(reader: _Reader, key: str) -> None:
@@ -106,7 +168,7 @@ class _Reader:
                 value, end = self._parse(self._text, self._at)
             except JSONDecodeError as error:
                 if self._ended or len(self._text) - self._at > MAX_OBJECT_CHARS:
-                    raise self.error(error.msg) from None
+                    raise self.error(error.msg, error.pos) from None
                 self._refill()
                 continue
             if end == len(self._text) and not self._ended:
@@ -116,13 +178,26 @@ class _Reader:
             self._advance(end)
             return offset, self._byte - offset, value
 
-    def error(self, what: str) -> CorpusError:
+    def error(self, what: str, at: int | None = None) -> CorpusError:
+        """What is wrong at the present place, or at character `at` of the window."""
+        at = self._at if at is None else at
         return CorpusError(
             f"an annotation file cannot be read: {what}",
-            where={"file": self._path, "byte": self._byte},
+            where={"file": self._path, "byte": self._byte + len(self._text[self._at : at].encode())},
             expected="one JSON array of objects",
-            hint="download it again; a cut download looks like this",
+            hint=self._hint(at),
         )
+
+    def _hint(self, at: int) -> str:
+        if self._text.startswith("%", at):
+            return "JSON has no comments: remove the lines that begin with %"
+        with open(self._path, "rb") as file:
+            start = file.read(64).lstrip()
+        if start.startswith(b"version https://git-lfs"):
+            return "this is a pointer, not the file: run `git lfs pull`, or download the file from its hub page"
+        if start.startswith(b"<"):
+            return "this is a web page, not the file: download it again, logged in where that is needed"
+        return "download it again; a cut download looks like this"
 
     def _advance(self, to: int) -> None:
         passed = self._text[self._at : to]

@@ -41,6 +41,7 @@ POOLS: dict[str, tuple[str, ...]] = {
         "Which emotion do you hear in the voice: {options}?",
         "Does the speaker sound {options}?",
     ),
+    "transcript": ("What does the speaker say?", "Write down what is said in this clip.", "Transcribe the speech."),
     "gender": ("What is the gender of the speaker?", "Is the speaker male or female?"),
     "pitch": ("How high is the pitch of the voice: low, normal or high?", "What is the pitch of the speaker?"),
     "speed": ("How fast does the speaker talk: slow, normal or fast?", "What is the speaking speed?"),
@@ -60,9 +61,13 @@ POOLS: dict[str, tuple[str, ...]] = {
     "composer": ("Who composed this piece?", "Which composer wrote this music?"),
 }
 
+# Task of questions about a recording as a whole (its length, how it begins and ends): wrong for a part of it.
+WHOLE_TASK = "qa_whole"
+
 GENDERS = {"m": "male", "male": "male", "f": "female", "female": "female"}
 LEVELS = {"low": "low", "normal": "normal", "high": "high"}
 SPEEDS = {"low": "slow", "slow": "slow", "normal": "normal", "high": "fast", "fast": "fast"}
+EMOTIONS = {word: word for word in ("angry", "contempt", "disgusted", "fear", "happy", "neutral", "sad", "surprised")}
 
 
 def ask(

@@ -33,6 +33,17 @@ MAY_IMPORT = {
     },
 }  # fmt: skip
 WITHOUT_TORCH = ("affinity", "report", "errors", "types", "atomic", "data/manifest.py")
+# The rooms of data_prep; `output` is open to all of them, and `cli` may import all.
+DATA_PREP_ROOMS = {
+    "output": set(),
+    "archives": set(),
+    "audio": {"archives"},
+    "adapters": {"archives"},
+    "planning": {"archives", "audio", "adapters"},
+    "shards": {"audio", "adapters", "planning"},
+    "look": {"audio", "planning", "shards"},
+    "mini": set(),
+}  # fmt: skip
 DATA_PREP_MAY_IMPORT = {"pipeline.data.manifest", "pipeline.errors", "pipeline.types", "pipeline.atomic"}
 
 
@@ -78,6 +89,18 @@ def test_data_prep_knows_only_the_contract(file: Path) -> None:
         if name.startswith("pipeline"):
             assert any(name == ok or name.startswith(f"{ok}.") or ok.startswith(f"{name}.") for ok in
                        DATA_PREP_MAY_IMPORT), f"{file} imports {name}"  # fmt: skip
+
+
+@pytest.mark.parametrize("file", modules_below(ROOT / "data_prep"), ids=lambda f: str(f.relative_to(ROOT)))
+def test_data_prep_keeps_its_own_table(file: Path) -> None:
+    room = file.relative_to(ROOT / "data_prep").parts[0].removesuffix(".py")
+    if room in ("cli", "__init__"):
+        return
+    allowed = DATA_PREP_ROOMS[room] | {room, "output"}
+    for name in imported_modules(file):
+        parts = name.split(".")
+        if parts[0] == "data_prep" and len(parts) > 1:
+            assert parts[1] in allowed, f"{room} may not import {name}"
 
 
 def test_only_the_engine_imports_deepspeed() -> None:

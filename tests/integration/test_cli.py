@@ -27,7 +27,7 @@ def settings(tone_shards: Path, tiny_model: Path, tmp_path: Path) -> list[str]:
         (["probe", "-c", "mini-mix-all", "schedule.regime=pike"], "not implemented: schedule.regime `pike`"),
         (["serve"], "not implemented: gst serve"),
         (["export"], "not implemented: gst export"),
-        (["bench", "sketch-cpu"], "not implemented: gst bench"),
+        (["bench", "prepar"], "prepare"),
         (["group", "-c", "mini-gst-g3", "out=no/such"], "gst probe"),
         (["report", "no/such"], "no/such"),
         (["trian"], "train"),

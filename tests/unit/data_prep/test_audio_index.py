@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from data_prep.adapters.audio_index import StemIndex, audio_files, audio_stem
+from data_prep.adapters.base import Findings
 from data_prep.adapters.common import folders, split_groups
 from pipeline.errors import CorpusError
 
@@ -48,6 +50,51 @@ def test_exact_case_wins_and_other_case_helps(tmp_path: Path) -> None:
 def test_preferred_format_then_path_order(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.mp3", "b/x.flac", "c/x.flac")
     assert StemIndex.below(tmp_path).find("x") == tmp_path / "b" / "x.flac"
+
+
+def pack(path: Path, *names: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"x")
+
+
+def test_members_of_archives_are_found_where_their_archive_lies(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav", "z.wav", "sub/q.wav")
+    pack(tmp_path / "audios.zip", "audios/n.wav", "audios/m.wav", "__MACOSX/audios/._m.wav", "readme.txt")
+    pack(tmp_path / "zip_audios/07066104/07066104.wav.ZIP", "07066104.wav")
+    pack(tmp_path / "csv.zip", "table.csv")
+    pack(tmp_path / "._b.zip", "b.wav")
+    assert [path.removeprefix(f"{tmp_path}/") for path in audio_files(tmp_path)] == [
+        "a.wav", "audios.zip!/audios/m.wav", "audios.zip!/audios/n.wav", "z.wav", "sub/q.wav",
+        "zip_audios/07066104/07066104.wav.ZIP!/07066104.wav",
+    ]  # fmt: skip
+    index = StemIndex.below(tmp_path)
+    assert index.find("m.wav") == tmp_path / "audios.zip!" / "audios" / "m.wav"
+    assert index.find("07066104") == tmp_path / "zip_audios/07066104/07066104.wav.ZIP!/07066104.wav"
+
+
+def test_what_was_unpacked_wins_over_its_archive(tmp_path: Path) -> None:
+    pack(tmp_path / "a.zip", "x.flac", "y.wav", "z.mp3")
+    pack(tmp_path / "b.zip", "y.wav", "z.wav")
+    touch(tmp_path, "unpacked/x.mp3")
+    index = StemIndex.below(tmp_path)
+    assert index.find("x") == tmp_path / "unpacked" / "x.mp3"
+    assert index.find("y") == tmp_path / "a.zip!" / "y.wav"
+    assert index.find("z") == tmp_path / "b.zip!" / "z.wav"
+
+
+def test_archives_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
+    (tmp_path / "audios.zip").write_bytes(b"PK, but cut")
+    with pytest.raises(CorpusError, match=r"audios\.zip: a zip archive is cut or damaged"):
+        StemIndex.below(tmp_path)
+    (tmp_path / "1.wav.zip").write_bytes(b"an error page")
+    touch(tmp_path, "2.wav")
+    found = Findings()
+    index = StemIndex.below(tmp_path, found=found)
+    assert index.find("1") == tmp_path / "1.wav.zip!" / "1.wav", "not missing: damaged, which decoding will say"
+    assert index.find("2") == tmp_path / "2.wav"
+    assert len(found.notes) == 1 and "audios.zip" in found.notes[0]
 
 
 def test_litter_is_no_audio(tmp_path: Path) -> None:

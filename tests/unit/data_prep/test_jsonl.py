@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from prep_corpora import line, write_lines
 
-from data_prep.adapters.base import SourceClip
+from data_prep.adapters.base import Findings, SourceClip
 from data_prep.adapters.jsonl import JsonlCorpus
 from pipeline.errors import CorpusError
 
 
 def clips(root: Path, name: str = "noises") -> list[SourceClip]:
-    return list(JsonlCorpus(name).clips(root))
+    return list(JsonlCorpus(name).clips(root, Findings()))
 
 
 def test_one_line_is_one_clip(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_several_corpora_in_one_folder(tmp_path: Path) -> None:
     assert list(found) == ["a", "b", "c"]
     assert found["a"][0].domain == "music"
     assert found["b"][1] == tmp_path / "one"
-    ids = {name: [clip.id for clip in corpus.clips(folder)] for name, (corpus, folder) in found.items()}
+    ids = {name: [clip.id for clip in corpus.clips(folder, Findings())] for name, (corpus, folder) in found.items()}
     assert ids == {"a": ["clip.001", "clip.002"], "b": ["clip.000"], "c": ["clip.003"]}
     assert JsonlCorpus("c").find(tmp_path) == tmp_path / "deep/er/two"
     assert JsonlCorpus("d").find(tmp_path) is None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from data_prep.adapters import jsonstream
-from data_prep.adapters.jsonstream import read_object, stream_objects
+from data_prep.adapters.jsonstream import ObjectIndex, stream_objects
 from pipeline.errors import CorpusError
 
 ROWS: list[dict[str, Any]] = [
@@ -32,8 +32,38 @@ def test_streams_what_json_loads(
     path.write_text("\n " + json.dumps(value, ensure_ascii=ascii_only, indent=indent), encoding="utf-8-sig")
     items = list(stream_objects(path, key=key))
     assert [item.value for item in items] == ROWS
-    with open(path, "rb") as file:
-        assert [read_object(file, item.offset, item.size) for item in items] == ROWS
+    index = ObjectIndex(path)
+    for group, item in enumerate(items):
+        index.add(group, item)
+    assert list(index.groups()) == [[row] for row in ROWS]
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 40, 100, 1 << 20])
+def test_an_index_gives_the_objects_of_each_group_in_file_order(batch_bytes: int, tmp_path: Path) -> None:
+    rows = [{"group": group, "n": n, "text": "\u266b" * n} for n, group in enumerate([0, 1, 0, 2, 1, 0, 3, 2, 0, 3])]
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(rows, ensure_ascii=False))
+    index = ObjectIndex(path)
+    for item in stream_objects(path):
+        index.add(item.value["group"], item)
+    expected = [[row for row in rows if row["group"] == group] for group in range(4)]
+    assert list(index.groups(batch_bytes)) == expected
+    assert list(index.groups(batch_bytes)) == expected, "an index can be read again"
+
+
+def test_an_empty_index_has_no_groups(tmp_path: Path) -> None:
+    assert list(ObjectIndex(tmp_path / "none.json").groups()) == []
+
+
+def test_a_file_that_changed_after_it_was_indexed_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('[{"a": 1}]')
+    index = ObjectIndex(path)
+    for item in stream_objects(path):
+        index.add(0, item)
+    path.write_text("[ " + '{"a": 1}]')
+    with pytest.raises(CorpusError, match="changed"):
+        list(index.groups())
 
 
 def test_an_empty_array_is_no_error(tmp_path: Path) -> None:
@@ -73,4 +103,22 @@ def test_a_file_without_end_of_object_is_not_read_whole(tmp_path: Path, monkeypa
     path.write_bytes(b'[{"a": "' + b"x" * 100_000)
     with pytest.raises(CorpusError) as error:
         list(stream_objects(path))
-    assert error.value.where["byte"] == 1
+    assert error.value.where["byte"] == len(b'[{"a": ')
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b'[{"a": 1, % why\n"b": 2}]', "no comments"),
+        (b'% why\n[{"a": 1}]', "no comments"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"<!DOCTYPE html>", "web page"),
+        (b'[{"a": 1}', "download it again"),
+    ],
+)
+def test_known_causes_are_told_apart(content: bytes, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(CorpusError) as error:
+        list(stream_objects(path))
+    assert error.value.hint is not None and hint in error.value.hint

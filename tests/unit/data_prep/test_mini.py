@@ -15,6 +15,7 @@ import soundfile
 import yaml
 
 from data_prep.adapters import ADAPTERS
+from data_prep.adapters.base import Findings
 from data_prep.mini import generate, lay_out
 from data_prep.mini.dsp import RATE_HZ, rms
 from data_prep.mini.espeak import synthesise
@@ -72,9 +73,10 @@ def test_adapters_read_every_clip(mini: Path, name: str) -> None:
     adapter = ADAPTERS[name]
     root = adapter.find(mini)
     assert root is not None
-    clips = list(adapter.clips(root))
+    clips = list(adapter.clips(root, Findings()))
     assert clips
-    assert [clip for clip in clips if clip.state != "ok"] == []
+    held_out_elsewhere = {"blacklisted"} if name in ("openaqa", "wavcaps") else set()
+    assert {clip.state for clip in clips} == {"ok"} | held_out_elsewhere
     assert {"train"} <= {clip.split for clip in clips}
 
 

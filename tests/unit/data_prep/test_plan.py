@@ -4,57 +4,29 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from given_clips import QUESTION, GivenClips, make_clips
 from prep_corpora import line, write_corpus, write_lines
 
 from data_prep.adapters.base import SourceClip
 from data_prep.adapters.jsonl import JsonlCorpus
-from data_prep.audio import AudioOptions
-from data_prep.plan import Plan, PlanOptions, make_plan
+from data_prep.audio.load import AudioOptions
+from data_prep.planning.plan import Plan, PlanOptions, make_plan
 from pipeline.errors import ConfigError, CorpusError
 from pipeline.types import Qa
-
-QUESTION = (Qa("q", "qa", "What?", "that"),)
-
-
-@dataclass
-class GivenClips:
-    """An adapter whose clips are given; all share one audio file unless they bring their own."""
-
-    given: list[SourceClip]
-    name: str = "given"
-    domain: str = "sound"
-    licence: str = "none"
-    version: int = 1
-
-    def find(self, root: Path) -> Path | None:
-        return root
-
-    def clips(self, root: Path) -> Iterator[SourceClip]:
-        yield from self.given
 
 
 def plan_of(root: Path, clips: list[SourceClip], **options: object) -> Plan:
     return make_plan(GivenClips(clips), root, root / "out", PlanOptions(**options))  # type: ignore[arg-type]
 
 
-def make_clips(root: Path, count: int, split: str = "train", **fields: object) -> list[SourceClip]:
-    clips = []
-    for index in range(count):
-        path = root / f"{index}.wav"
-        path.write_bytes(bytes(100))
-        clips.append(SourceClip(f"c{index}", split, QUESTION, path, **fields))  # type: ignore[arg-type]
-    return clips
-
-
 def members(plan: Plan) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for shard in plan.shards:
-        found.setdefault(shard.split, []).extend(clip.id for clip in shard.clips)
+        found.setdefault(shard.split, []).extend(clip.id for clip in shard.clips())
     return found
 
 
@@ -88,11 +60,11 @@ def test_shards_are_bounded_by_count_and_bytes(tmp_path: Path) -> None:
     clips = make_clips(tmp_path, 25)
     none = {"val_fraction": 0.0, "test_fraction": 0.0}
     by_count = plan_of(tmp_path, clips, max_clips_per_shard=10, **none)
-    assert [len(shard.clips) for shard in by_count.shards] == [10, 10, 5]
+    assert [shard.n_clips for shard in by_count.shards] == [10, 10, 5]
     assert [shard.name for shard in by_count.shards] == [f"given-train-00000{i}" for i in range(3)]
     assert by_count.shards[2].key(4) == "given-train-000002-00004"
     by_bytes = plan_of(tmp_path, clips, max_shard_bytes=450, **none)
-    assert {len(shard.clips) for shard in by_bytes.shards} == {4, 1}
+    assert {shard.n_clips for shard in by_bytes.shards} == {4, 1}
 
 
 def test_every_clip_has_one_state(tmp_path: Path) -> None:
@@ -111,7 +83,8 @@ def test_every_clip_has_one_state(tmp_path: Path) -> None:
     ]
     plan = plan_of(tmp_path, clips)
     assert plan.n_clips == 3
-    states = {record["id"]: record["state"] for record in plan.quarantined}
+    refused = list(plan.refused())
+    states = {record["id"]: record["state"] for record in refused}
     assert states == {
         "c0": "duplicate",
         "gone": "missing",
@@ -123,7 +96,7 @@ def test_every_clip_has_one_state(tmp_path: Path) -> None:
         "latin": "missing",
         "listed": "blacklisted",
     }
-    assert {record["audio"] for record in plan.quarantined} == {"0.wav", "gone.wav", "caf\\udce9.wav", None}
+    assert {record["audio"] for record in refused} == {"0.wav", "gone.wav", "caf\\udce9.wav", None}
 
 
 def test_missing_splits_are_held_out_by_recording(tmp_path: Path) -> None:
@@ -139,7 +112,7 @@ def test_missing_splits_are_held_out_by_recording(tmp_path: Path) -> None:
     for first in range(0, 120, 4):
         assert len({split_of[f"c{index}"] for index in range(first, first + 4)}) == 1
     assert split_of["c0"] == split_of["c7"], "linked through a second key"
-    assert [note.split(":")[0] for note in plan.notes] == ["no official val split", "no official test split"]
+    assert [note.split(":")[0] for note in plan.record.notes] == ["no official val split", "no official test split"]
 
 
 def test_windows_of_one_file_stay_together_and_official_splits_are_kept(tmp_path: Path) -> None:
@@ -160,13 +133,13 @@ def test_a_single_recording_cannot_be_split(tmp_path: Path) -> None:
     clips = [replace(clip, source_keys={"bbc": "1"}) for clip in make_clips(tmp_path, 10)]
     plan = plan_of(tmp_path, clips)
     assert list(members(plan)) == ["train"]
-    assert len(plan.notes) == 2 and "too few recordings" in plan.notes[0]
+    assert len(plan.record.notes) == 2 and "too few recordings" in plan.record.notes[0]
 
 
 def test_limit_is_per_split(tmp_path: Path) -> None:
     plan = make_plan(JsonlCorpus("noises"), write_corpus(tmp_path / "a"), tmp_path / "out", PlanOptions(limit=1))
     assert {split: len(ids) for split, ids in members(plan).items()} == {"train": 1, "val": 1, "test": 1}
-    assert "limited to 1 clips a split" in plan.notes
+    assert "limited to 1 clips a split" in plan.record.notes
 
 
 def test_unknown_split_is_an_error_with_the_nearest_name(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import json
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import corpus_fixtures
 import numpy as np
@@ -16,22 +18,29 @@ import webdataset
 from prep_corpora import line, noise, tree, write_corpus, write_lines
 
 from data_prep.adapters.jsonl import JsonlCorpus
-from data_prep.audio import AudioOptions, decode_flac
-from data_prep.executor import run
-from data_prep.finish import Outcome, Thresholds, raise_failures
-from data_prep.lint import lint
-from data_prep.plan import PlanOptions, make_plan
-from data_prep.prepare import find_corpora, prepare
-from data_prep.write import write_shard
+from data_prep.audio.load import AudioOptions, decode_flac
+from data_prep.look.lint import lint
+from data_prep.planning.corpora import find_corpora
+from data_prep.planning.plan import Corpus, PlanOptions, make_plan, make_plans
+from data_prep.shards.executors import make_executor
+from data_prep.shards.finish import Outcome, Thresholds, raise_failures
+from data_prep.shards.prepare import prepare
+from data_prep.shards.write import write_shard
 from pipeline.data.manifest import ShardSide, find_manifests, manifest_digest, read_model
-from pipeline.errors import ConfigError, CorpusError, NotBuiltYet, ShardError
+from pipeline.errors import CorpusError, ShardError
 from pipeline.types import Clip
 
 SMALL = PlanOptions(max_clips_per_shard=3)
 
 
-def prepare_noises(corpus: Path, out: Path, *, options: PlanOptions = SMALL, **more: object) -> Outcome:
-    (outcome,) = prepare([(JsonlCorpus("noises"), corpus)], out, options=options, **{"jobs": 1, **more})  # type: ignore
+def prepare_all(
+    corpora: list[Corpus], out: Path, *, options: PlanOptions | None = None, jobs: int = 1, **more: Any
+) -> list[Outcome]:
+    return prepare(make_plans(corpora, out, options or PlanOptions()), make_executor("local", jobs), **more)
+
+
+def prepare_noises(corpus: Path, out: Path, *, options: PlanOptions = SMALL, **more: Any) -> Outcome:
+    (outcome,) = prepare_all([(JsonlCorpus("noises"), corpus)], out, options=options, **more)
     return outcome
 
 
@@ -84,11 +93,11 @@ def test_one_and_two_jobs_write_the_same_bytes(corpus: Path, tmp_path: Path) -> 
 
 def test_second_run_writes_nothing(corpus: Path, tmp_path: Path) -> None:
     prepare_noises(corpus, tmp_path / "out")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     kept: list[bool] = []
     prepare_noises(corpus, tmp_path / "out", on_shard=lambda task, side, is_kept: kept.append(is_kept))
     assert kept == [True] * 5
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("damage", ["no side", "no tar", "short tar", "bad side", "no manifest"])
@@ -125,7 +134,7 @@ def test_leftovers_of_dead_writers_and_older_plans_go(corpus: Path, tmp_path: Pa
     assert sorted(path.name for path in folder.glob("*.tar")) == [
         f"noises-{split}-000000.tar" for split in ("test", "train", "val")
     ]
-    assert lint(tmp_path / "out", decode=True) == []
+    assert lint(tmp_path / "out", decode=True).problems == []
 
 
 def test_bad_clips_are_listed_and_counted(corpus: Path, tmp_path: Path) -> None:
@@ -143,7 +152,7 @@ def test_bad_clips_are_listed_and_counted(corpus: Path, tmp_path: Path) -> None:
         "clip.002": ("silent", "audio"),
     }
     assert records["clip.000"]["audio"] == "audio/000.wav" and "web page" in records["clip.000"]["reason"]
-    assert lint(tmp_path / "out", decode=True) == []
+    assert lint(tmp_path / "out", decode=True).problems == []
 
 
 @pytest.mark.parametrize(("what", "damage"), [("damaged", b"<html>"), ("missing", None)])
@@ -157,7 +166,7 @@ def test_losses_beyond_the_threshold_fail_at_the_end(
     lines = [line(index, "train", dataset="broken") for index in range(8)]
     write_lines(broken, lines)
     corpora = [(JsonlCorpus("broken"), broken), (JsonlCorpus("noises"), corpus)]
-    outcomes = prepare(corpora, tmp_path / "out", jobs=1)
+    outcomes = prepare_all(corpora, tmp_path / "out")
     assert outcomes[0].error is not None and what in outcomes[0].error.what and "2 of 8" in str(outcomes[0].error)
     assert outcomes[1].error is None
     assert list(find_manifests(tmp_path / "out")) == ["noises"]
@@ -166,9 +175,9 @@ def test_losses_beyond_the_threshold_fail_at_the_end(
         raise_failures(outcomes)
     with pytest.raises(CorpusError, match="2 corpora"):
         raise_failures([outcomes[0], outcomes[0]])
-    allowed = prepare(corpora, tmp_path / "out", jobs=1, thresholds=Thresholds(0.5, 0.5))
+    allowed = prepare_all(corpora, tmp_path / "out", thresholds=Thresholds(0.5, 0.5))
     assert [outcome.error for outcome in allowed] == [None, None]
-    assert prepare(corpora, tmp_path / "out", jobs=1)[0].error is not None
+    assert prepare_all(corpora, tmp_path / "out")[0].error is not None
     assert list(find_manifests(tmp_path / "out")) == ["noises"], "a stricter run takes the manifest back"
 
 
@@ -178,9 +187,9 @@ def test_the_adapter_may_allow_more_missing(corpus: Path, tmp_path: Path) -> Non
 
     for index in (0, 1):
         (corpus / f"audio/00{index}.wav").unlink()
-    (outcome,) = prepare([(Lossy("noises"), corpus)], tmp_path / "out", jobs=1)
+    (outcome,) = prepare_all([(Lossy("noises"), corpus)], tmp_path / "out")
     assert outcome.error is None
-    (stricter,) = prepare([(Lossy("noises"), corpus)], tmp_path / "out", jobs=1, thresholds=Thresholds(0.02, 0.1))
+    (stricter,) = prepare_all([(Lossy("noises"), corpus)], tmp_path / "out", thresholds=Thresholds(0.02, 0.1))
     assert stricter.error is not None
 
 
@@ -191,29 +200,26 @@ def test_a_shard_without_a_usable_clip_is_not_listed(corpus: Path, tmp_path: Pat
     manifest = prepare_noises(corpus, tmp_path / "out", thresholds=Thresholds(0.5)).manifest
     assert list(manifest.splits) == ["train", "test"]
     assert not (tmp_path / "out/noises/noises-val.wids.json").exists()
-    assert lint(tmp_path / "out") == []
+    assert lint(tmp_path / "out").problems == []
 
 
 def test_every_known_layout_becomes_clean_shards(tmp_path: Path) -> None:
     for build in corpus_fixtures.BUILDERS.values():
         build(tmp_path / "in")
     options = PlanOptions(audio=AudioOptions(min_duration_s=0.01))
-    outcomes = prepare(
-        find_corpora(tmp_path / "in"), tmp_path / "out", jobs=1, options=options, thresholds=Thresholds(1, 1)
+    outcomes = prepare_all(
+        find_corpora(tmp_path / "in"), tmp_path / "out", options=options, thresholds=Thresholds(1, 1)
     )
     assert sorted(find_manifests(tmp_path / "out")) == sorted(corpus_fixtures.BUILDERS)
     assert all(outcome.manifest.states["ok"] for outcome in outcomes)
-    assert lint(tmp_path / "out", decode=True) == []
+    assert lint(tmp_path / "out", decode=True).problems == []
 
 
-def test_unusable_output_and_executors_are_typed_errors(corpus: Path, tmp_path: Path) -> None:
+def test_unusable_output_is_a_typed_error(corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/noises").write_text("a file where the folder should be")
-    with pytest.raises(ShardError, match="cannot be written"):
+    with pytest.raises(ShardError, match="a plan cannot be written"):
         prepare_noises(corpus, tmp_path / "out")
-    plan = make_plan(JsonlCorpus("noises"), corpus, tmp_path / "out", SMALL)
-    with pytest.raises(ShardError, match="cannot be written"):
-        write_shard(plan.shards[0])
-    for executor, error in (("ray", NotBuiltYet), ("array", NotBuiltYet), ("loca", ConfigError)):
-        with pytest.raises(error):
-            run(plan.shards, 1, executor=executor)
+    plan = make_plan(JsonlCorpus("noises"), corpus, tmp_path / "fine", SMALL)
+    with pytest.raises(ShardError, match="a shard cannot be written"):
+        write_shard(replace(plan.shards[0], folder=tmp_path / "out/noises"))

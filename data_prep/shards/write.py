@@ -13,36 +13,50 @@ import os
 import re
 import socket
 import tarfile
-import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import soundfile
 
 from data_prep.adapters.base import SourceClip
-from data_prep.audio import encode_flac, load_clip
-from data_prep.plan import ShardTask, quarantine_record
-from pipeline.data.manifest import SampleEntry, ShardSide, read_model, sync_folder, write_model
+from data_prep.audio.load import encode_flac, load_windows
+from data_prep.output import writing
+from data_prep.planning.task import ShardDone, ShardTask, quarantine_record
+from pipeline.atomic import is_stale_temporary, take_name
+from pipeline.data.manifest import SampleEntry, ShardSide, read_model, write_model
 from pipeline.errors import AudioError, ShardError
 from pipeline.types import Clip
 
-_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)\.(?P<host>[^/]+)\.tmp")
-_TEMPORARY_LIFE_S = 24 * 3600.0
+_SAME_LENGTH_S = 0.01  # resampling rounds
 
 
-def finished_side(task: ShardTask) -> ShardSide | None:
-    """The side file of a shard that is already the planned one, None when the shard has to be written."""
+def finished_side(task: ShardTask, *, verify: bool = False) -> ShardSide | None:
+    """The side file of a shard that is already the planned one, None when the shard has to be written.
+
+    `verify` reads the tar too and compares its hash; else its size has to do.
+    """
     try:
         side = read_model(task.side, ShardSide)
         is_whole = side.plan_hash == task.plan_hash and task.tar.stat().st_size == side.n_bytes
+        if is_whole and verify:
+            is_whole = sha256_of(task.tar) == side.sha256
     except (ShardError, OSError):
         return None
     return side if is_whole else None
 
 
-def write_shard(task: ShardTask) -> ShardSide:
+def done_of(task: ShardTask, side: ShardSide) -> ShardDone:
+    """The counts of a finished shard; a clip that became several windows counts once."""
+    states = Counter({"ok": task.n_clips - len(side.quarantined)})
+    states.update(record["state"] for record in side.quarantined)
+    return ShardDone(task.name, dict(states), side.n_samples, side.n_bytes)
+
+
+def write_shard(task: ShardTask) -> ShardDone:
     """Write one shard, unless it is there already; clips that cannot be used are recorded in the side file.
 
     Raises:
@@ -50,27 +64,33 @@ def write_shard(task: ShardTask) -> ShardSide:
     """
     done = finished_side(task)
     if done is not None:
-        return done
+        return done_of(task, done)
     temporary = task.tar.with_name(f".{task.tar.name}.{os.getpid()}.{socket.gethostname()}.tmp")
-    try:
-        task.folder.mkdir(parents=True, exist_ok=True)
-        clips, quarantined = _write_tar(task, temporary)
-        side = _describe(task, temporary, clips, quarantined)
-        # An older side file must never vouch for the new tar, not even for the moment between the two renames.
-        task.side.unlink(missing_ok=True)
-        temporary.replace(task.tar)
-        sync_folder(task.folder)
-        write_model(task.side, side)
-    except OSError as error:
-        raise ShardError(
-            f"a shard cannot be written: {error.strerror}",
-            where={"file": task.tar},
-            hint="free disk space or choose another --out, then run again; whole shards are kept",
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    return side
+    with writing("a shard", task.tar):
+        try:
+            task.folder.mkdir(parents=True, exist_ok=True)
+            clips, quarantined = _write_tar(task, temporary)
+            side = _describe(task, temporary, clips, quarantined)
+            _remove_unless(task.side, side)
+            take_name(temporary, task.tar)
+            write_model(task.side, side)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+    return done_of(task, side)
+
+
+def _remove_unless(path: Path, side: ShardSide) -> None:
+    """Delete a side file that says something else than `side`: it must never vouch for the new tar.
+
+    One that says the same is of another process that writes the same shard, and is left alone.
+    """
+    if not path.exists():
+        return
+    with suppress(ShardError):
+        if read_model(path, ShardSide) == side:
+            return
+    path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
@@ -85,39 +105,10 @@ def remove_leftovers(folder: Path, dataset: str, planned: Iterable[ShardTask]) -
     """Delete temporary files of processes that are gone, and shards of this dataset that are not in the plan."""
     keep = {path.name for task in planned for path in (task.tar, task.side)}
     shard = re.compile(rf"{dataset}-[a-z]+-\d{{6}}\.(tar|json)")
-    for path in folder.iterdir():
+    for path in [*folder.iterdir(), *folder.glob("plan/.*")]:
         is_stray = shard.fullmatch(path.name) is not None and path.name not in keep
         if is_stray or is_stale_temporary(path):
             path.unlink(missing_ok=True)
-
-
-def is_stale_temporary(path: Path) -> bool:
-    """True for a temporary file whose writer is dead: gone from this host, or silent for a day on another one."""
-    match = _TEMPORARY.fullmatch(path.name)
-    if match is None:
-        return False
-    pid = int(match["pid"])
-    if match["host"] == socket.gethostname() and (pid == os.getpid() or not _is_alive(pid)):
-        return True
-    try:
-        return time.time() - path.stat().st_mtime > _TEMPORARY_LIFE_S
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process runs on this host. A zombie does not: nobody reaps orphans in a container without init."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return True
-    return state not in ("Z", "X")
 
 
 def _write_tar(task: ShardTask, temporary: Path) -> tuple[dict[str, Clip], list[dict[str, Any]]]:
@@ -129,40 +120,47 @@ def _write_tar(task: ShardTask, temporary: Path) -> tuple[dict[str, Clip], list[
     quarantined: list[dict[str, Any]] = []
     with open(temporary, "wb") as file:
         with TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False) as tar:
-            for position, source in enumerate(task.clips):
+            for position, source in enumerate(task.clips()):
                 try:
-                    flac, clip = _load(task, source)
+                    windows = list(_load(task, source))
                 except AudioError as error:
                     reason = ", ".join(_parts(error))
                     quarantined.append(
                         quarantine_record(source, task.root, state=error.state, reason=reason, stage="audio")
                     )
                     continue
-                key = task.key(position)
-                text = json.dumps(clip.to_json(), ensure_ascii=False, sort_keys=True)
-                tar.write({"__key__": key, "flac": flac, "json": text.encode()})
-                clips[key] = clip
+                for number, (flac, clip) in enumerate(windows):
+                    key = task.key(position, number)
+                    text = json.dumps(clip.to_json(), ensure_ascii=False, sort_keys=True)
+                    tar.write({"__key__": key, "flac": flac, "json": text.encode()})
+                    clips[key] = clip
         file.flush()
         os.fsync(file.fileno())
     return clips, quarantined
 
 
-def _load(task: ShardTask, source: SourceClip) -> tuple[bytes, Clip]:
+def _load(task: ShardTask, source: SourceClip) -> Iterator[tuple[bytes, Clip]]:
+    """The windows of one clip. Of several, each is a clip of its own, named by its start."""
     assert source.audio is not None
-    audio = load_clip(source.audio, task.audio, start_s=source.start_s, end_s=source.end_s)
+    loaded = load_windows(source.audio, task.audio, start_s=source.start_s, end_s=source.end_s)
     rate_hz = task.audio.sample_rate_hz
-    clip = Clip(
-        id=source.id,
-        dataset=task.dataset,
-        split=task.split,
-        domain=source.domain or task.domain,
-        duration_s=len(audio) / rate_hz,
-        sample_rate_hz=rate_hz,
-        qa=source.qa,
-        source_keys=source.source_keys,
-        meta=source.meta,
-    )
-    return encode_flac(audio, rate_hz), clip
+    for window in loaded.windows:
+        suffix = f"@{window.start_s:g}s" if len(loaded.windows) > 1 else ""
+        duration_s = len(window.audio) / rate_hz
+        is_cut = window.start_s > 0 or (loaded.duration_s or duration_s) - duration_s > _SAME_LENGTH_S
+        cut = {"cut": {"start_s": window.start_s, "of_s": loaded.duration_s}} if is_cut else {}
+        clip = Clip(
+            id=source.id + suffix,
+            dataset=task.dataset,
+            split=task.split,
+            domain=source.domain or task.domain,
+            duration_s=duration_s,
+            sample_rate_hz=rate_hz,
+            qa=tuple(replace(qa, id=qa.id + suffix) for qa in source.qa),
+            source_keys=source.source_keys,
+            meta={**source.meta, **cut},
+        )
+        yield encode_flac(window.audio, rate_hz), clip
 
 
 def _parts(error: AudioError) -> list[str]:

@@ -10,8 +10,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from data_prep.plan import Plan, ShardTask
-from pipeline.data.manifest import ShardSide
+from data_prep.planning.plan import Plan
+from data_prep.planning.task import ShardDone, ShardTask
 
 _LINE_EVERY_S = 5.0
 
@@ -50,16 +50,16 @@ class PrepareProgress:
     def planned(self, plans: Sequence[Plan]) -> None:
         self._total = sum(plan.n_clips for plan in plans)
         self._states["ok"] = 0
-        self._states.update(record["state"] for plan in plans for record in plan.quarantined)
+        for plan in plans:
+            self._states.update(plan.record.states)
         self._start_s = time.monotonic()
         self._bar.update(self._task, total=self._total)
 
-    def shard_done(self, task: ShardTask, side: ShardSide, kept: bool) -> None:
+    def shard_done(self, task: ShardTask, done: ShardDone, kept: bool) -> None:
         """Count one shard's clips by state; `kept` tells that it was there already and was not written."""
-        self._done += len(task.clips)
-        self._written += 0 if kept else len(task.clips)
-        self._states["ok"] += side.n_samples
-        self._states.update(record["state"] for record in side.quarantined)
+        self._done += task.n_clips
+        self._written += 0 if kept else task.n_clips
+        self._states.update(done.states)
         self._bar.update(self._task, completed=self._done, description=self._summary())
         now_s = time.monotonic()
         is_due = now_s - self._line_s >= _LINE_EVERY_S or self._done == self._total

@@ -1,0 +1,1 @@
+"""Audio inside zip and parquet files, and unpacking of all other archives."""

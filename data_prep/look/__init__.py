@@ -1,0 +1,1 @@
+"""Looking at prepared shards: checks, tables, and a page to listen to them."""
