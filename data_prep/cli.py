@@ -151,8 +151,17 @@ def unpack(
     from data_prep.archives.unpack import unpack as unpack_archives
 
     found = [archive for path in archives for archive in (find_archives(path) if path.is_dir() else [path])]
-    for done in unpack_archives(found, out):
-        typer.echo(done)
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("unpacking", total=None)
+        for done in unpack_archives(
+            found,
+            out,
+            lambda archive, n_files, n_bytes: bar.update(
+                task, description=f"{archive.name}: {n_files} files, {n_bytes / 2**20:.0f} MiB"
+            ),
+        ):
+            how = "already unpacked" if done.was_done else f"{done.n_files} files, {done.n_bytes / 2**20:.1f} MiB"
+            typer.echo(f"{done.archive.name} -> {done.folder}: {how}")
 
 
 @app.command()

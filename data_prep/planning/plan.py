@@ -16,24 +16,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.adapters.base import Adapter, Findings, SourceClip
-from data_prep.archives.sources import size_bytes
+from data_prep.adapters.base import Adapter, Findings
 from data_prep.audio.load import AudioOptions
 from data_prep.planning import leakage
 from data_prep.planning.holdout import hold_out
 from data_prep.planning.plan_files import PlanFolder, PlannedShard, PlanRecord
-from data_prep.planning.spool import Row, Spool, clip_line, read_clip_line
+from data_prep.planning.read import raise_nothing_usable, read_corpus
+from data_prep.planning.spool import Spool, read_clip_line
 from data_prep.planning.task import (
     POSITION_DIGITS,
-    STATES,
     ShardTask,
-    as_utf8,
     quarantine_record,
-    relative,
     windows_per_clip,
 )
 from pipeline.data.manifest import DATASET_NAME, MANIFEST_VERSION
-from pipeline.errors import ConfigError, CorpusError, nearest
+from pipeline.errors import ConfigError, CorpusError
 from pipeline.types import DOMAINS, SPLITS
 
 _LOSSY_SUFFIXES = {".mp3", ".ogg", ".opus", ".m4a", ".aac", ".webm"}
@@ -141,11 +138,19 @@ def make_plans(
     findings = {name: Findings() for name in names}
     with Spool() as spool:
         for adapter, root in corpora:
-            _read(spool, adapter, root, options, excluded or {}, findings[adapter.name])
+            read_corpus(
+                spool,
+                adapter,
+                root,
+                seed=options.seed,
+                kinds_apart=options.kinds_apart,
+                excluded=excluded or {},
+                found=findings[adapter.name],
+            )
         spool.all_added()
         for adapter, root in corpora:
             if not spool.split_sizes(adapter.name):
-                _raise_nothing_usable(spool, adapter, root)
+                raise_nothing_usable(spool, adapter, root)
         fractions = {"val": options.val_fraction, "test": options.test_fraction}
         notes = {name: hold_out(spool, name, fractions, salt=f"{options.seed}/{name}") for name in names}
         removed = leakage.enforce(spool, names, out)
@@ -194,95 +199,6 @@ def _check_adapter(adapter: Adapter) -> None:
         )
     if adapter.domain not in DOMAINS:
         raise CorpusError("unknown domain", where={"corpus": adapter.name}, got=adapter.domain, expected=DOMAINS)
-
-
-def _read(
-    spool: Spool, adapter: Adapter, root: Path, options: PlanOptions, excluded: leakage.Excluded, found: Findings
-) -> None:
-    """Every clip of one corpus into the spool, in the state that can be told without decoding."""
-    salt = f"{options.seed}/{adapter.name}"
-    n_clips = 0
-    for clip in _clips(adapter, root, found):
-        n_clips += 1
-        audio = relative(clip.audio, root)
-        tokens = [*leakage.tokens_of(clip.source_keys, options.kinds_apart)]
-        state, reason = _state(clip, adapter.name, root)
-        listed = next((token for token, _ in tokens if token in excluded), None)
-        if state == "ok" and listed is not None:
-            state, reason = "blacklisted", f"{listed} is in {excluded[listed]}"
-        n_bytes = None
-        if state == "ok":
-            n_bytes = None if clip.audio is None else size_bytes(clip.audio)
-            if n_bytes is None:
-                state, reason = "missing", clip.reason or "no such file"
-        if audio is not None:
-            tokens.append((f"file={adapter.name}/{as_utf8(audio)}", True))
-        clip_id = as_utf8(clip.id)
-        rank = hashlib.sha256(f"{salt}/{clip_id}".encode()).digest()[:16]
-        body = clip_line(clip, audio)
-        tokens = [(as_utf8(token), leaks) for token, leaks in tokens]
-        spool.add(adapter.name, Row(clip_id, rank, clip.split, state, as_utf8(reason), n_bytes or 0, body, tokens))
-    if not n_clips:
-        raise CorpusError("the annotations of a corpus name no clip", where={"corpus": adapter.name, "folder": root})
-
-
-def _clips(adapter: Adapter, root: Path, found: Findings) -> Iterator[SourceClip]:
-    try:
-        yield from adapter.clips(root, found)
-    except OSError as error:
-        raise CorpusError(
-            f"a corpus cannot be read: {error.strerror}",
-            where={"corpus": adapter.name, "file": error.filename or root},
-        ) from error
-
-
-def _state(clip: SourceClip, dataset: str, root: Path) -> tuple[str, str]:
-    """State and reason of one clip as far as its annotation tells."""
-    if clip.state != "ok":
-        assert clip.state in STATES, f"{dataset}: state {clip.state!r}"
-        return clip.state, clip.reason
-    if clip.split not in SPLITS:
-        guess = nearest(clip.split, SPLITS)
-        raise CorpusError(
-            "unknown split",
-            where={"corpus": dataset, "folder": root, "clip": clip.id},
-            got=repr(clip.split),
-            expected=" ".join(SPLITS),
-            hint=f"did you mean {guess!r}?" if guess else None,
-        )
-    if not clip.qa or any(not qa.question.strip() or not qa.answer.strip() for qa in clip.qa):
-        return "bad_annotation", "a question or answer is missing or blank"
-    if len({qa.id for qa in clip.qa}) < len(clip.qa):
-        return "bad_annotation", "two questions have the same id"
-    texts = [clip.id, *(text for qa in clip.qa for text in (qa.id, qa.question, qa.answer, *qa.answers))]
-    if any(as_utf8(text) != text for text in texts):
-        return "bad_annotation", "an id, question or answer holds half a character"
-    return "ok", ""
-
-
-def _raise_nothing_usable(spool: Spool, adapter: Adapter, root: Path) -> None:
-    where = {"corpus": adapter.name, "folder": root}
-    states = spool.states(adapter.name)
-    first = [
-        (state, reason, read_clip_line(body, split, root))
-        for state, reason, split, body in spool.refused(adapter.name, limit=1000)
-    ]
-    missing = [(clip, reason) for state, reason, clip in first if state == "missing"]
-    if not missing:
-        raise CorpusError(
-            "no clip of a corpus can be used",
-            where=where,
-            got=states,
-            hint=f"the first reason was: {first[0][2].id}: {first[0][1]}",
-        )
-    looked_for = [relative(clip.audio, root) or f"{clip.id} ({reason})" for clip, reason in missing[:3]]
-    raise CorpusError(
-        "no audio at all was found for a corpus",
-        where=where,
-        got=f"0 of {states['missing']} audio files",
-        expected=f"files like {', '.join(looked_for)}",
-        hint="give the folder that holds the audio too, or unpack its archives: gst-data unpack",
-    )
 
 
 def _choices(adapter: Adapter, options: PlanOptions, excluded: leakage.Excluded) -> dict[str, Any]:
