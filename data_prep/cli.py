@@ -109,9 +109,12 @@ def prepare(
         typer.echo("\n".join(line for found in corpora for line in probe_corpus(*found)))
         return
     with PrepareProgress(Console(stderr=True)) as progress:
-        make = load_plans if reuse_plan else make_plans
-        plans = make(corpora, out, options, excluded=read_exclude_lists(exclude or ()))
-        progress.planned(plans)
+        excluded = read_exclude_lists(exclude or ())
+        if reuse_plan:
+            plans = load_plans(corpora, out, options, excluded=excluded)
+        else:
+            plans = make_plans(corpora, out, options, excluded=excluded, on_read=progress.reading)
+        progress.planned(plans, runner.share([task for plan in plans for task in plan.shards]))
         if plan_only:
             return
         limits = Thresholds(max_bad_fraction, max_missing_fraction)

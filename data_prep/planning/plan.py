@@ -21,7 +21,7 @@ from data_prep.audio.load import AudioOptions
 from data_prep.planning import leakage
 from data_prep.planning.holdout import hold_out
 from data_prep.planning.plan_files import PlanFolder, PlannedShard, PlanRecord
-from data_prep.planning.read import raise_nothing_usable, read_corpus
+from data_prep.planning.read import OnRead, raise_nothing_usable, read_corpus
 from data_prep.planning.spool import Spool, read_clip_line
 from data_prep.planning.task import (
     POSITION_DIGITS,
@@ -122,12 +122,18 @@ class Plan:
 
 
 def make_plans(
-    corpora: Sequence[Corpus], out: Path, options: PlanOptions, *, excluded: leakage.Excluded | None = None
+    corpora: Sequence[Corpus],
+    out: Path,
+    options: PlanOptions,
+    *,
+    excluded: leakage.Excluded | None = None,
+    on_read: OnRead | None = None,
 ) -> list[Plan]:
     """Plan the corpora, each an adapter and its folder, to be written to the folders `out/<dataset>`.
 
     Args:
         excluded: recordings that must not be used at all, with the list that names them.
+        on_read: called now and then with a dataset and how many of its clips have been read.
 
     Raises:
         CorpusError: no clips, no audio at all, an unknown split or domain, or a dataset name that cannot be a tag.
@@ -146,6 +152,7 @@ def make_plans(
                 kinds_apart=options.kinds_apart,
                 excluded=excluded or {},
                 found=findings[adapter.name],
+                on_read=on_read,
             )
         spool.all_added()
         for adapter, root in corpora:

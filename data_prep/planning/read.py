@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from data_prep.adapters.base import Adapter, Findings, SourceClip
@@ -13,6 +13,11 @@ from data_prep.planning.spool import Row, Spool, clip_line, read_clip_line
 from data_prep.planning.task import STATES, as_utf8, relative
 from pipeline.errors import CorpusError, nearest
 from pipeline.types import SPLITS
+
+_REPORT_EVERY = 1000
+
+OnRead = Callable[[str, int], None]
+"""Called now and then with a dataset and how many of its clips have been read."""
 
 
 def read_corpus(
@@ -24,6 +29,7 @@ def read_corpus(
     kinds_apart: Collection[str],
     excluded: leakage.Excluded,
     found: Findings,
+    on_read: OnRead | None = None,
 ) -> None:
     """Every clip of one corpus into the spool, in the state that can be told without decoding.
 
@@ -37,6 +43,8 @@ def read_corpus(
     n_clips = 0
     for clip in _clips(adapter, root, found):
         n_clips += 1
+        if on_read is not None and n_clips % _REPORT_EVERY == 0:
+            on_read(adapter.name, n_clips)
         audio = relative(clip.audio, root)
         tokens = [*leakage.tokens_of(clip.source_keys, kinds_apart)]
         state, reason = _state(clip, adapter.name, root)

@@ -26,6 +26,7 @@ class PrepareProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._states: Counter[str] = Counter()
+        self._share: set[str] = set()
         self._total = self._done = self._written = 0
         self._start_s = self._line_s = time.monotonic()
         self._bar = Progress(
@@ -47,8 +48,16 @@ class PrepareProgress:
     ) -> None:
         self._bar.stop()
 
-    def planned(self, plans: Sequence[Plan]) -> None:
-        self._total = sum(plan.n_clips for plan in plans)
+    def reading(self, dataset: str, n_clips: int) -> None:
+        """So many clips of a dataset's annotations have been read."""
+        text = f"planning {dataset}: {n_clips} clips"
+        self._bar.update(self._task, description=text)
+        self._print_now_and_then(text)
+
+    def planned(self, plans: Sequence[Plan], share: Sequence[ShardTask]) -> None:
+        """The work is known: `share` are the shards of `plans` that this process writes."""
+        self._share = {task.name for task in share}
+        self._total = sum(task.n_clips for task in share)
         self._states["ok"] = 0
         for plan in plans:
             self._states.update(plan.record.states)
@@ -57,15 +66,20 @@ class PrepareProgress:
 
     def shard_done(self, task: ShardTask, done: ShardDone, kept: bool) -> None:
         """Count one shard's clips by state; `kept` tells that it was there already and was not written."""
+        if task.name not in self._share:
+            return
         self._done += task.n_clips
         self._written += 0 if kept else task.n_clips
         self._states.update(done.states)
         self._bar.update(self._task, completed=self._done, description=self._summary())
+        self._print_now_and_then(f"{self._done}/{self._total} clips, {self._summary()}", self._done == self._total)
+
+    def _print_now_and_then(self, text: str, is_last: bool = False) -> None:
+        """A line every few seconds where there is no terminal to draw a bar on."""
         now_s = time.monotonic()
-        is_due = now_s - self._line_s >= _LINE_EVERY_S or self._done == self._total
-        if not self._console.is_terminal and is_due:
+        if not self._console.is_terminal and (is_last or now_s - self._line_s >= _LINE_EVERY_S):
             self._line_s = now_s
-            self._console.print(f"{self._done}/{self._total} clips, {self._summary()}", highlight=False)
+            self._console.print(text, highlight=False)
 
     def _summary(self) -> str:
         rate = self._written / max(time.monotonic() - self._start_s, 1e-9)
