@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 RAY = ["ray>=2.40"]
+TRITON = "triton>=3.3; platform_system == 'Linux'"  # on CPU its interpreter runs the kernel's tests
 MEDIA = ["av>=12", "py7zr>=0.22"]  # m4a, aac and webm; 7z archives
 
 setup(
@@ -50,7 +51,7 @@ setup(
         "ray": RAY,
         "media": MEDIA,
         "bench": ["imageio-ffmpeg>=0.5", "psutil", "traker", "dattri", "lhotse", "litdata", "mosaicml-streaming"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "psutil", *RAY, *MEDIA],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "psutil", *RAY, *MEDIA, TRITON],
     },
     entry_points={"console_scripts": ["gst = pipeline.cli.main:main", "gst-data = data_prep.cli:main"]},
 )

@@ -56,10 +56,16 @@ class TorchComm:
     def __init__(self) -> None:
         self.rank = torch_dist.get_rank()
         self.world_size = torch_dist.get_world_size()
+        # NCCL reduces what lies on its GPU only, while most of our sums are a few numbers on the CPU.
+        self._gpu = torch.device("cuda") if torch_dist.get_backend() == "nccl" else None
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        torch_dist.all_reduce(tensor)
-        return tensor
+        if self._gpu is None or tensor.is_cuda:
+            torch_dist.all_reduce(tensor)
+            return tensor
+        moved = tensor.to(self._gpu)
+        torch_dist.all_reduce(moved)
+        return tensor.copy_(moved)
 
     def broadcast_object(self, value: Any) -> Any:
         box = [value]

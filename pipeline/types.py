@@ -139,6 +139,25 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class GradientPartition:
+    """This rank's slice of one parameter's reduced gradient, at the end of an optimizer step's last backward.
+
+    Attributes:
+        name: the parameter's name in the engine's module.
+        gradient: flat tensor; may be padded beyond the parameter's end.
+        offset: index in the whole parameter of the slice's first element.
+        numel: elements of the whole parameter.
+        denominator: Adam's sqrt(second moment) + eps for the same elements, when it was asked for.
+    """
+
+    name: str
+    gradient: Any
+    offset: int
+    numel: int
+    denominator: Any = None
+
+
+@dataclass(frozen=True)
 class EvalPoint:
     """One evaluation on the fixed probe set, with the run's clock at that moment (all counts are global)."""
 

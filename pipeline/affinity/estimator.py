@@ -31,13 +31,16 @@ class GradientStats:
 
     Attributes:
         count: [D] micro-batches.
-        sum: [D, K] sum of the micro-batch sketches.
-        sum_sq: [D] sum of their squared norms.
+        sum: [D, K] sum of the micro-batch sketches s_b times their weights w_b.
+        sum_sq: [D] sum of w_b^2 |s_b|^2.
+        weight, weight_sq: [D] sums of w_b and of w_b^2; None: all weights are 1.
         batches: per dataset [B_i, K], in an order that does not depend on the number of ranks; None when not kept.
-        spec: the projection (`SketchSpec.to_json()`).
+        batch_weights: per dataset [B_i], the weights of `batches`; None: all 1.
+        spec: the kind of sketch (`SketchSpec.to_json()`).
         cost: what the probe took: samples, steps, seconds ...
         source: digest of what was probed (recipe, base model, data).
-        half_count, half_sum, half_sum_sq: the same sums for two halves of the micro-batches, leading axis 2.
+        half_count, half_sum, half_sum_sq, half_weight, half_weight_sq: the same sums for two halves of the
+            micro-batches, leading axis 2.
         groups: [G] parameter-group names, with group_sum [D, G, K] and group_sum_sq [D, G].
         dropped: [D] micro-batches with non-finite gradients; tokens: [D] answer tokens.
     """
@@ -47,12 +50,17 @@ class GradientStats:
     sum: Array
     sum_sq: Array
     batches: list[Array] | None = None
+    batch_weights: list[Array] | None = None
+    weight: Array | None = None
+    weight_sq: Array | None = None
     spec: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     half_count: Array | None = None
     half_sum: Array | None = None
     half_sum_sq: Array | None = None
+    half_weight: Array | None = None
+    half_weight_sq: Array | None = None
     groups: list[str] | None = None
     group_sum: Array | None = None
     group_sum_sq: Array | None = None
@@ -69,6 +77,8 @@ class GradientStats:
             and len(self.sum) == d
             and self.sum_sq.shape == (d,)
             and (self.batches is None or [len(rows) for rows in self.batches] == self.count.tolist())
+            and (self.batch_weights is None or [len(w) for w in self.batch_weights] == self.count.tolist())
+            and (self.weight is None) == (self.weight_sq is None)
         )
         if not fits:
             raise AffinityError(
@@ -96,21 +106,47 @@ class GradientStats:
             half_sum_sq=np.array([[np.square(each).sum() for each in half] for half in halves]),
         )
 
+    @property
+    def weights(self) -> tuple[Array, Array]:
+        """[D] sum of the micro-batches' weights, and of their squares."""
+        if self.weight is None or self.weight_sq is None:
+            return self.count.astype(np.float64), self.count.astype(np.float64)
+        return self.weight, self.weight_sq
+
+    @property
+    def effective_count(self) -> Array:
+        """[D] how many micro-batches of equal weight would average out as much noise (Kish 1965)."""
+        weight, weight_sq = self.weights
+        return weight**2 / weight_sq
+
     def select(self, datasets: list[str]) -> GradientStats:
         """The statistics of some datasets only, without parameter groups."""
         rows = [self.datasets.index(name) for name in datasets]
+
+        def of_each(value: Array | None, axis: int = 0) -> Any:
+            return None if value is None else np.take(value, rows, axis)
+
+        def kept(value: list[Array] | None) -> list[Array] | None:
+            return None if value is None else [value[row] for row in rows]
+
         return GradientStats(
             datasets=datasets,
-            count=self.count[rows],
-            sum=self.sum[rows],
-            sum_sq=self.sum_sq[rows],
-            batches=None if self.batches is None else [self.batches[row] for row in rows],
+            count=of_each(self.count),
+            sum=of_each(self.sum),
+            sum_sq=of_each(self.sum_sq),
+            weight=of_each(self.weight),
+            weight_sq=of_each(self.weight_sq),
+            batches=kept(self.batches),
+            batch_weights=kept(self.batch_weights),
             spec=self.spec,
             cost=self.cost,
             source=self.source,
-            half_count=None if self.half_count is None else self.half_count[:, rows],
-            half_sum=None if self.half_sum is None else self.half_sum[:, rows],
-            half_sum_sq=None if self.half_sum_sq is None else self.half_sum_sq[:, rows],
+            dropped=of_each(self.dropped),
+            half_count=of_each(self.half_count, 1),
+            half_sum=of_each(self.half_sum, 1),
+            half_sum_sq=of_each(self.half_sum_sq, 1),
+            half_weight=of_each(self.half_weight, 1),
+            half_weight_sq=of_each(self.half_weight_sq, 1),
         )
 
     def weighted(self, weights: Mapping[str, float]) -> GradientStats:
@@ -137,9 +173,12 @@ class GradientStats:
             sum=side_by_side.reshape(len(self.datasets), -1),
             sum_sq=self.group_sum_sq @ w,
             batches=None,
+            batch_weights=None,
             half_count=None,
             half_sum=None,
             half_sum_sq=None,
+            half_weight=None,
+            half_weight_sq=None,
             groups=None,
             group_sum=None,
             group_sum_sq=None,
@@ -175,8 +214,10 @@ class GramEstimate:
 def corrected_gram(stats: GradientStats, weights: Mapping[str, float] | None = None) -> GramEstimate:
     """Unbiased Gram matrix of the datasets' mean gradients, with what follows from it.
 
-    Off-diagonal G_ij = s_i . s_j with s_i the mean over micro-batches (unbiased: datasets are independent).
-    Diagonal G_ii = (B^2 |s_i|^2 - sum_b |s_ib|^2) / (B (B - 1)); noise S_i = sum_b |s_ib - s_i|^2 / (B - 1).
+    Off-diagonal G_ij = s_i . s_j with s_i the weighted mean over micro-batches (unbiased: datasets are independent).
+    Diagonal G_ii = (|sum_b w_b s_ib|^2 - sum_b w_b^2 |s_ib|^2) / ((sum_b w_b)^2 - sum_b w_b^2); noise
+    S_i = sum_b w_b^2 |s_ib|^2 / sum_b w_b^2 - G_ii. With all weights 1 these are
+    (B^2 |s_i|^2 - sum_b |s_ib|^2) / (B (B - 1)) and sum_b |s_ib - s_i|^2 / (B - 1).
 
     Args:
         weights: parameter group -> weight; see `GradientStats.weighted`. None: the whole gradient.
@@ -187,12 +228,11 @@ def corrected_gram(stats: GradientStats, weights: Mapping[str, float] | None = N
     if weights is not None:
         stats = stats.weighted(weights)
     _require_two(stats)
-    b = stats.count.astype(np.float64)
-    mean = stats.sum / b[:, None]
+    weight, weight_sq = stats.weights
+    mean = stats.sum / weight[:, None]
     raw = mean @ mean.T
-    mean_sq = np.diag(raw)
-    diagonal = (b**2 * mean_sq - stats.sum_sq) / (b * (b - 1))
-    noise = (stats.sum_sq - b * mean_sq) / (b - 1)
+    diagonal = (weight**2 * np.diag(raw) - stats.sum_sq) / (weight**2 - weight_sq)
+    noise = stats.sum_sq / weight_sq - diagonal
     gram = raw.copy()
     np.fill_diagonal(gram, diagonal)
     clear = diagonal > CLEARLY_POSITIVE * _standard_error(stats, noise)
@@ -245,20 +285,21 @@ def _require_two(stats: GradientStats) -> None:
 def _standard_error(stats: GradientStats, noise: Array) -> Array:
     """[D] standard error of the corrected diagonal.
 
-    With kept micro-batches the jackknife over them (Efron 1982). Without, S_i / (2 B_i), so that "two standard errors
-    above zero" means that the signal exceeds what noise is left in the mean.
+    With kept micro-batches the jackknife over them (Efron 1982). Without, S_i / (2 B_i) with B_i the effective count,
+    so that "two standard errors above zero" means that the signal exceeds what noise is left in the mean.
     """
     if stats.batches is None:
-        return noise / (2 * stats.count)
+        return noise / (2 * stats.effective_count)
     errors = []
-    for rows in stats.batches:
+    for rows, w in zip(stats.batches, stats.batch_weights or [np.ones(b) for b in stats.count], strict=True):
         b = len(rows)
         if b < 3:
             errors.append(np.inf)
             continue
-        sq = np.square(rows).sum(1)
-        others = rows.sum(0) - rows  # [B, K] sum of all but one micro-batch
-        left_out = (np.square(others).sum(1) - (sq.sum() - sq)) / ((b - 1) * (b - 2))
+        sq, w_sq = w**2 * np.square(rows).sum(1), w**2
+        others = w @ rows - w[:, None] * rows  # [B, K] weighted sum of all but one micro-batch
+        left_out = np.square(others).sum(1) - (sq.sum() - sq)
+        left_out /= (w.sum() - w) ** 2 - (w_sq.sum() - w_sq)
         errors.append(np.sqrt((b - 1) / b * np.square(left_out - left_out.mean()).sum()))
     return np.array(errors)
 
@@ -291,32 +332,17 @@ def split_half_reliability(stats: GradientStats) -> float:
         return float("nan")
     upper = np.triu_indices(len(stats.datasets), 1)
     distances = []
-    for count, total, total_sq in zip(stats.half_count, stats.half_sum, stats.half_sum_sq, strict=True):
-        half = GradientStats(datasets=stats.datasets, count=count, sum=total, sum_sq=total_sq)
+    for number, (count, total, total_sq) in enumerate(
+        zip(stats.half_count, stats.half_sum, stats.half_sum_sq, strict=True)
+    ):
+        half = GradientStats(
+            datasets=stats.datasets,
+            count=count,
+            sum=total,
+            sum_sq=total_sq,
+            weight=None if stats.half_weight is None else stats.half_weight[number],
+            weight_sq=None if stats.half_weight_sq is None else stats.half_weight_sq[number],
+        )
         distances.append(corrected_gram(half).distance_sq[upper])
     r = float(np.corrcoef(distances[0], distances[1])[0, 1])
     return 2 * r / (1 + r) if r > -1 else float("nan")
-
-
-def conflict_summary(stats: GradientStats) -> dict[str, Any]:
-    """Numbers for the log of a window of training: how far the datasets' gradients agree.
-
-    Datasets with fewer than two micro-batches in the window are left out. `negative_share` is the share of negative
-    inner products between different datasets; `mean_cosine` is over pairs whose cosine is defined.
-    """
-    seen = [name for name, n in zip(stats.datasets, stats.count, strict=True) if n >= 2]
-    summary: dict[str, Any] = {
-        "datasets": len(seen),
-        "dropped": 0 if stats.dropped is None else int(stats.dropped.sum()),
-    }
-    if len(seen) < 2:
-        return summary
-    estimate = corrected_gram(stats.select(seen))
-    upper = np.triu_indices(len(seen), 1)
-    cosines = estimate.cosine[upper]
-    summary["negative_share"] = float((estimate.gram[upper] < 0).mean())
-    summary["mean_cosine"] = float(np.nanmean(cosines)) if np.isfinite(cosines).any() else None
-    summary["noise_scale"] = {
-        name: float(value) for name, value in zip(seen, estimate.noise_scale, strict=True) if np.isfinite(value)
-    }
-    return summary

@@ -56,8 +56,9 @@ def bootstrap(stats: GradientStats, n: int = 200, seed: int = 0, level: float = 
     rng = np.random.default_rng(seed)
     coordinates = _coordinates(np.concatenate(rows).astype(np.float64))
     counts = [len(each) for each in rows]
-    draws = [_drawn(counts, rng) for _ in range(n)]
-    splits = [weights for _ in range(n) for weights in _split(counts, rng)]
+    own = 1.0 if stats.batch_weights is None else np.concatenate(stats.batch_weights)
+    draws = [own * _drawn(counts, rng) for _ in range(n)]
+    splits = [own * weights for _ in range(n) for weights in _split(counts, rng)]
     gram = np.stack(list(weighted_grams(coordinates, counts, draws)))
     split_gram = np.stack(list(weighted_grams(coordinates, counts, splits)))
     tail = 50 * (1 - level)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -41,6 +42,7 @@ _ESTIMATE_ARRAYS = ("gram", "raw_gram", "noise", "noise_scale", "distance_sq", "
 _INTERVAL_ARRAYS = ("distance_low", "distance_high", "cosine_low", "cosine_high")
 _PLAIN = ("datasets", "spec", "source", "inputs", "parameters", "cost", "reliability")
 _STATS_JSON = ("datasets", "spec", "cost", "source", "groups")
+_KEPT = ("batches", "batch_weights")
 
 
 @dataclass(frozen=True)
@@ -219,11 +221,14 @@ def save_probe(folder: Path, stats: GradientStats) -> None:
     write_atomic(path, _json_bytes({"digest": _digest(content, arrays), **content}, indent=1))
 
 
-def load_probe(folder: Path) -> GradientStats:
+def load_probe(folder: Path, expected_spec: Mapping[str, Any] | None = None) -> GradientStats:
     """The statistics that `save_probe` wrote.
 
+    Args:
+        expected_spec: what the probe's kind of sketch must say under these keys (k, seed, version, gradient, model).
+
     Raises:
-        AffinityError: no probe there, or one that is damaged.
+        AffinityError: no probe there, one that is damaged, or sketches of another kind.
     """
     path = folder / f"{PROBE}.json"
     if not path.exists():
@@ -233,17 +238,29 @@ def load_probe(folder: Path) -> GradientStats:
         raise AffinityError(
             "a probe is damaged or of another format", where={"file": path}, hint="delete it and run `gst probe` again"
         )
+    spec = content["spec"]
+    differing = sorted(key for key, value in (expected_spec or {}).items() if spec.get(key) != value)
+    if differing:
+        raise AffinityError(
+            f"the probe holds sketches of another kind: they differ in {', '.join(differing)}",
+            where={"file": path},
+            got={key: spec.get(key) for key in differing},
+            expected={key: (expected_spec or {})[key] for key in differing},
+            hint="run `gst probe` again with this recipe, or give the recipe the probe's sketch settings",
+        )
     values: dict[str, Any] = {**content, **arrays}
-    if "batches" in arrays:
-        values["batches"] = np.split(arrays["batches"], np.cumsum(arrays["count"])[:-1])
+    for name in _KEPT:
+        if name in arrays:
+            values[name] = np.split(arrays[name], np.cumsum(arrays["count"])[:-1])
     return GradientStats(**values)
 
 
 def _stats_arrays(stats: GradientStats) -> dict[str, Array]:
-    """All arrays of `stats` by field name; kept micro-batches in one [N, K]."""
+    """All arrays of `stats` by field name; kept micro-batches in one [N, K], their weights in one [N]."""
     named = {item.name: getattr(stats, item.name) for item in fields(stats) if item.name not in _STATS_JSON}
-    if stats.batches is not None:
-        named["batches"] = np.concatenate(stats.batches)
+    for name in _KEPT:
+        if named[name] is not None:
+            named[name] = np.concatenate(named[name])
     return {name: value for name, value in named.items() if value is not None}
 
 

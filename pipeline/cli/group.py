@@ -21,13 +21,16 @@ from pipeline.affinity.store import (
 from pipeline.cli.options import Overrides, RecipeOption
 from pipeline.config import load_recipe
 from pipeline.config.schema import AffinityConfig
+from pipeline.sketch.spec import SKETCH_VERSION
 
 
 def group(recipe: RecipeOption, overrides: Overrides = None) -> None:
     """Read <out>/probe, write <out>/affinity/<version>, print the groups."""
     config = load_recipe(recipe, overrides or ())
     affinity, out = config.affinity, Path(config.out)
-    stats = load_probe(out / "probe")
+    sketch = config.sketch
+    expected = {"k": sketch.k, "seed": sketch.seed, "version": SKETCH_VERSION, "gradient": sketch.gradient}
+    stats = load_probe(out / "probe", expected)
     inputs = inputs_digest(stats, affinity.model_dump())
     version = find_version(out / "affinity", inputs) or compute_version(stats, affinity, inputs)
     save_version(out / "affinity", version)

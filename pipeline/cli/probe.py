@@ -14,6 +14,7 @@ from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.session import Data, Session, digest_of
 from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.dist import launched_rank
+from pipeline.errors import ConfigError
 from pipeline.models.load import base_digest
 from pipeline.runlog import RunConsole
 from pipeline.schedule import StageController, build_plan
@@ -40,6 +41,13 @@ def probe_recipe(recipe: Recipe) -> Recipe:
 
 def run_probe(recipe: Recipe) -> None:
     """Probe and save below `<out>/probe`, unless that very probe is there; raises what `Session` does."""
+    if recipe.sketch.gradient == "adam":
+        raise ConfigError(
+            "a probe cannot take Adam-preconditioned gradients: it reduces nothing, and the second moments are "
+            "partitioned over ranks",
+            where={"key": "sketch.gradient"},
+            hint="probe with sketch.gradient=raw; training with sketch.mode=partition sketches preconditioned ones",
+        )
     folder = Path(recipe.out) / "probe"
     data = Data(recipe)
     source = digest_of([recipe_digest(recipe), base_digest(recipe.model.path), data.index.digests])
@@ -99,16 +107,17 @@ def take_gradients(session: Session, source: str) -> GradientStats:
     batches = session.fixed_batches("train", recipe.probe.batches_per_dataset * size, size)
     sketcher = session.sketcher()
     window = SketchWindow(session.data.datasets, sketcher.groups, sketcher.spec, keep_batches=True)
+    by_tokens = recipe.sketch.weight == "tokens"
     world_size, rank = session.comm.world_size, session.comm.rank
     position = rank
 
     @contextmanager
     def record(batch: MicroBatch, tokens: int) -> Iterator[None]:
         nonlocal position
-        with sketcher.micro_batch():
+        with sketcher.micro_batch(1 / engine_room.loss_scale(session.engine)):
             yield
         if batch.counted:
-            window.add(batch.dataset, sketcher.take(), tokens=tokens, key=position)
+            window.add(batch.dataset, sketcher.take(), tokens, weight=tokens if by_tokens else 1, key=position)
         position += world_size
 
     backwards = engine_room.probe_gradients(session.engine, batches, record)

@@ -23,12 +23,14 @@ from pipeline.eval import score
 from pipeline.models.encode import AnswerEncoder
 from pipeline.models.load import base_digest, load_model, load_processor
 from pipeline.runlog import EventLog
-from pipeline.sketch.hooks import GradientSketcher, default_group_of
-from pipeline.sketch.spec import SketchSpec
+from pipeline.sketch.hooks import GradientSketcher, default_group_of, full_shapes, trainable_by_name
+from pipeline.sketch.partition import PartitionSketcher
+from pipeline.sketch.spec import SketchSpec, model_digest
 from pipeline.types import DatasetScore
 
 # The probe set and its order never depend on a run's seed: all arms and seeds are judged on the same examples.
 EVAL_SEED = 20_260_519
+SECOND_SEED = 1_000_003  # added to the sketch's seed for its second one
 
 
 @dataclass
@@ -117,11 +119,34 @@ class Session:
     def score(self, batches: EvalBatches) -> dict[str, DatasetScore]:
         return score(self.engine, batches, self.data.datasets, self.comm, self.device)
 
-    def sketcher(self) -> GradientSketcher:
-        sketch = self.recipe.sketch
+    def sketcher(self, *, second_seed: bool = False) -> GradientSketcher:
+        """Hooks on the engine's model; a second seed is only for measuring the sketch's own error."""
+        spec = self._sketch_spec(self.recipe.sketch.gradient, second_seed)
         return GradientSketcher(
-            self.engine.module.named_parameters(), SketchSpec(sketch.k, sketch.seed), default_group_of(sketch.group_by)
+            self.engine.module.named_parameters(), spec, default_group_of(self.recipe.sketch.group_by)
         )
+
+    def partition_sketcher(self, *, second_seed: bool = False) -> PartitionSketcher:
+        """The same for reduced gradients, without hooks."""
+        gradient = self.recipe.sketch.gradient
+        spec = self._sketch_spec("sign_of_step" if gradient == "sign" else gradient, second_seed)
+        return PartitionSketcher(
+            self.engine.module.named_parameters(), spec, default_group_of(self.recipe.sketch.group_by)
+        )
+
+    def _sketch_spec(self, gradient: str, second_seed: bool) -> SketchSpec:
+        sketch = self.recipe.sketch
+        shapes = full_shapes(trainable_by_name(self.engine.module.named_parameters()))
+        return SketchSpec(
+            k=sketch.k,
+            seed=sketch.seed + SECOND_SEED * second_seed,
+            gradient=gradient,
+            model=model_digest(self.base_digest, shapes),
+        )
+
+    @cached_property
+    def base_digest(self) -> str:
+        return base_digest(self.recipe.model.path)
 
     def report_bad(self, dataset: str, example_id: str, reason: str) -> None:
         self.events.write("bad_sample", dataset=dataset, example=example_id, reason=reason)
@@ -130,7 +155,7 @@ class Session:
         """What makes a checkpoint belong to this run and no other."""
         return {
             "recipe": recipe_digest(self.recipe),
-            "base model": base_digest(self.recipe.model.path),
+            "base model": self.base_digest,
             "data": digest_of(self.data.index.digests),
         }
 

@@ -8,16 +8,15 @@ from typing import Annotated
 
 import typer
 
-from pipeline.affinity.estimator import GradientStats, conflict_summary
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
+from pipeline.cli.recording import build_recorder
 from pipeline.cli.records import git_sha, is_finished, run_folder, write_result, write_run
 from pipeline.cli.session import Data, Session
 from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.dist import launched_rank
 from pipeline.runlog import MlflowLog, RunConsole
 from pipeline.schedule import StageController, StagePlan, build_plan
-from pipeline.sketch.recorder import SketchRecorder
 
 
 def train(
@@ -85,7 +84,7 @@ class Run:
             events=session.events,
             console=self.console,
             checkpoints=self.checkpoints,
-            recorder=self._recorder(),
+            recorder=build_recorder(session),
         )
 
     def execute(self, fresh: bool) -> None:
@@ -112,18 +111,6 @@ class Run:
         self.console.say(f"{self.folder.name}: finished after {clock.step} steps, {clock.wall_s:.0f} s in the loop")
         self.console.close()
         session.events.close()
-
-    def _recorder(self) -> SketchRecorder | None:
-        sketch = self.session.recipe.sketch
-        if not sketch.enabled:
-            return None
-        return SketchRecorder(
-            self.session.sketcher(),
-            self.session.data.datasets,
-            self.session.comm,
-            window_steps=sketch.window_steps,
-            summarise=lambda export: conflict_summary(GradientStats(**export)),
-        )
 
     def _mlflow(self, run_id: str | None) -> MlflowLog | None:
         recipe = self.session.recipe

@@ -42,6 +42,7 @@ KNOWN_KEYS = frozenset(
         "gradient_predivide_factor",
         "sparse_gradients",
         "checkpoint",
+        "compile",
         "aio",
         "nebula",
         "disable_allgather",
@@ -85,7 +86,7 @@ def find_deepspeed_json(name: str) -> Path:
 
 
 def check_deepspeed_json(tree: dict[str, Any], file: Path) -> None:
-    """Refuse keys that the recipe owns, keys DeepSpeed does not know, and `auto` left to nobody."""
+    """Refuse keys that the recipe owns, keys DeepSpeed does not know, `auto` left to nobody, and DeepCompile."""
     for key in tree:
         if key in OWNED_BY_RECIPE:
             raise ConfigError(
@@ -103,6 +104,12 @@ def check_deepspeed_json(tree: dict[str, Any], file: Path) -> None:
     for path, value in _leaves(tree):
         if value == "auto":
             raise ConfigError("`auto` is not filled in by anything here", where={"file": file, "key": path})
+        if path == "compile.deepcompile" and value:
+            raise ConfigError(
+                "DeepCompile reduces gradients inside its compiled graph, where no hook can sketch them",
+                where={"file": file, "key": path},
+                hint="set it to false",
+            )
 
 
 def render_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
@@ -113,12 +120,22 @@ def render_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"not valid JSON: {error}", where={"file": file}) from None
     check_deepspeed_json(tree, file)
+    stage = tree.get("zero_optimization", {}).get("stage", 0)
+    if recipe.sketch.enabled and recipe.sketch.mode == "partition" and stage != 3:
+        raise ConfigError(
+            "sketch.mode=partition sketches the slices of gradients that only ZeRO-3 leaves",
+            where={"file": file, "key": "zero_optimization.stage"},
+            got=stage,
+            expected=3,
+            hint="use stage 3, or sketch.mode=hook",
+        )
     return {
         **tree,
         "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
         "gradient_accumulation_steps": accumulation_steps(recipe, world_size),
         "gradient_clipping": recipe.train.optimizer.clip_norm,
         "bf16": {"enabled": recipe.model.dtype == "bf16"},
+        "fp16": {"enabled": recipe.model.dtype == "fp16"},
     }
 
 

@@ -30,7 +30,9 @@ class ModelConfig(_Section):
         default=("multi_modal_projector",), description="modules trained in full beside LoRA, by name part"
     )
     freeze: tuple[str, ...] = Field(default=(), description="modules kept frozen in mode `full`, by name part")
-    dtype: Literal["fp32", "bf16"] = "fp32"
+    dtype: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="fp16 (with dynamic loss scaling) needs a GPU"
+    )
 
 
 class DataConfig(_Section):
@@ -91,13 +93,50 @@ class EvalConfig(_Section):
 
 
 class SketchConfig(_Section):
-    """Gradient sketch taken in every backward of training."""
+    """Gradient sketch taken in every backward of training.
+
+    `mode: hook` sketches each micro-batch's own gradient before it is reduced. `mode: partition` sketches the reduced
+    gradient of each optimizer step whose micro-batches, on all ranks, are of one dataset (other steps are skipped and
+    counted): 1/W of the work, for ZeRO-3 and schedules that train on one dataset at a time. Within such a step all
+    micro-batches count alike, as DeepSpeed averages them, whatever `weight` is.
+
+    `gradient: adam` divides each element by Adam's sqrt(second moment) + eps (no first moment: it is a trace of all
+    datasets before); it needs `mode: partition`. `sign` takes each element's sign: of a micro-batch's gradient in hook
+    mode, of the step's mean gradient in partition mode. The mean of signs is not the sign of the mean, so noisy
+    elements count as much as clear ones, and neither agrees with the other or with `raw`; they are never mixed.
+    """
 
     enabled: bool = True
-    k: PositiveInt = 4096
+    mode: Literal["hook", "partition"] = "hook"
+    k: Annotated[int, Field(ge=32, le=2**20)] = Field(default=4096, description="a power of two")
     seed: int = 0
+    gradient: Literal["raw", "adam", "sign"] = "raw"
     group_by: Literal["all", "kind", "layer_kind"] = "kind"
+    weight: Literal["tokens", "equal"] = Field(
+        default="tokens",
+        description="of a micro-batch in its dataset's mean; tokens: the mean is the gradient of the loss per token",
+    )
     window_steps: PositiveInt = Field(default=50, description="steps between two all-reduced summaries in the log")
+    form: Literal["window", "ema"] = Field(
+        default="window", description="what a summary is of: its window alone, or a moving average over windows"
+    )
+    half_life: Annotated[float, Field(ge=1)] = Field(
+        default=64.0, description="of the moving average, in micro-batches of the dataset (steps in mode `partition`)"
+    )
+    second_seed_every: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="sketch about one micro-batch in this many under a second seed as well; 0: none"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_sketched(self) -> SketchConfig:
+        if self.k & (self.k - 1):
+            raise ValueError(f"k ({self.k}) must be a power of two")
+        if self.gradient == "adam" and self.mode == "hook":
+            raise ValueError(
+                "gradient: adam needs mode: partition, because a hook sees the whole gradient while the optimizer's "
+                "second moments are partitioned over ranks"
+            )
+        return self
 
 
 class ProbeConfig(_Section):

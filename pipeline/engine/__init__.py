@@ -2,6 +2,7 @@
 
 from pipeline.engine.checkpoint import CheckpointStore
 from pipeline.engine.export import save_pretrained, trainable_count
+from pipeline.engine.partitions import gradient_partitions, loss_scale
 from pipeline.engine.probe import probe_gradients
 from pipeline.engine.setup import build_engine, device_of, init_distributed, shutdown
 from pipeline.engine.trainer import Trainer
@@ -11,7 +12,9 @@ __all__ = [
     "Trainer",
     "build_engine",
     "device_of",
+    "gradient_partitions",
     "init_distributed",
+    "loss_scale",
     "probe_gradients",
     "save_pretrained",
     "shutdown",

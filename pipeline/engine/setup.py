@@ -12,7 +12,7 @@ import torch
 from pipeline.config import Recipe
 from pipeline.config.deepspeed import render_deepspeed
 from pipeline.dist import Comm, TorchComm, free_port, launched_rank
-from pipeline.errors import ModelError, TrainingError
+from pipeline.errors import ConfigError, ModelError, TrainingError
 from pipeline.models.load import trainable_parameters
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
@@ -58,6 +58,13 @@ def build_engine(recipe: Recipe, model: torch.nn.Module, world_size: int) -> Any
         ConfigError / WorldSizeError: the DeepSpeed JSON or the batch does not fit.
     """
     deepspeed = _import_deepspeed()
+    if recipe.model.dtype == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
+        raise ConfigError(
+            "DeepSpeed cannot train in fp16 on this device",
+            where={"key": "model.dtype"},
+            got=deepspeed.get_accelerator().device_name(),
+            expected="bf16 or fp32 here; fp16 on a GPU",
+        )
     config = render_deepspeed(recipe, world_size)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, recipe.train.optimizer.weight_decay),

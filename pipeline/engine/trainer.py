@@ -13,10 +13,11 @@ import torch
 from pipeline.config import Recipe
 from pipeline.dist import Comm
 from pipeline.engine.checkpoint import CheckpointStore
+from pipeline.engine.partitions import loss_scale
 from pipeline.engine.setup import device_of, set_learning_rate
 from pipeline.errors import TrainingError
 from pipeline.models.loss import answer_loss
-from pipeline.runlog import EventLog, MlflowLog, RunConsole
+from pipeline.runlog import EventLog, MlflowLog, RunConsole, flat_numbers
 from pipeline.types import Clock, Controller, DatasetScore, EvalPoint, MicroBatch, Stateful
 
 
@@ -32,6 +33,10 @@ class GradientRecorder(Protocol):
     """Watches backward passes (the sketch); must not change them and must not communicate inside `micro_batch`."""
 
     def micro_batch(self, batch: MicroBatch, tokens: int, scale: float) -> AbstractContextManager[None]: ...
+
+    def reduced(self) -> None:
+        """All gradients of the step are reduced and not yet applied; every rank calls it."""
+        ...
 
     def end_of_step(self, step: int) -> dict[str, Any] | None:
         """Numbers for the log when a window closes at `step`; every rank calls it."""
@@ -150,8 +155,10 @@ class Trainer:
             inputs = {name: tensor.to(device_of(self.engine)) for name, tensor in batch.inputs.items()}
             labels = inputs.pop("labels")
             loss = answer_loss(self.engine(**inputs).logits, labels)
-            with self._recording(batch, loss.tokens, scale=len(batches)):
+            with self._recording(batch, loss.tokens, scale=len(batches) / loss_scale(self.engine)):
                 self.engine.backward(loss.mean)
+            if self.recorder and batch is batches[-1]:
+                self.recorder.reduced()
             self.engine.step()
             sums[self.datasets.index(batch.dataset)] += torch.tensor([loss.loss_sum, loss.tokens, loss.examples])
         sums = self.comm.all_reduce_sum(sums)
@@ -167,7 +174,7 @@ class Trainer:
         return sums
 
     def _recording(self, batch: MicroBatch, tokens: int, scale: float) -> AbstractContextManager[None]:
-        # DeepSpeed divides the loss by the accumulation steps; the recorder undoes it with `scale`.
+        # DeepSpeed divides the loss by the accumulation steps, and under fp16 multiplies it; `scale` undoes both.
         return self.recorder.micro_batch(batch, tokens, scale) if self.recorder else nullcontext()
 
     def _evaluate_and_decide(self) -> None:
@@ -224,7 +231,9 @@ class Trainer:
         window = self.recorder.end_of_step(clock.step) if self.recorder else None
         if window:
             self.events.write("sketch", step=clock.step, **window)
-            self._metrics({f"sketch/{name}": value for name, value in window.items() if isinstance(value, float)})
+            self._metrics(flat_numbers("sketch", window))
+            if "note" in window:
+                self.console.say(f"step {clock.step}: {window['note']}")
         if clock.step % 10 == 0:
             self._metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm})
         self.console.step(clock.step, loss=loss, stage=self.controller.stage, samples=clock.samples)

@@ -19,7 +19,7 @@ from pipeline.errors import ModelError, nearest
 # One progress bar per rank for every load says nothing that the run log does not.
 transformers_logging.disable_progress_bar()
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_processor(path: str) -> Any:

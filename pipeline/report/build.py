@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.atomic import write_atomic
 from pipeline.report.compare import compare_arms
+from pipeline.report.conflict import conflict_curves, conflict_table, noise_table
 from pipeline.report.cost import Judgement, judge
 from pipeline.report.cost_tables import (
     accuracy_cost_table,
@@ -79,6 +80,8 @@ def build_report(
             first_hit_table(experiment, judgement),
             comparison_table(comparisons),
             stage_table(experiment),
+            conflict_table(experiment),
+            noise_table(experiment),
             published_table(),
             problems_table(experiment, judgement),
             runs_table(experiment),
@@ -119,6 +122,8 @@ def _draw(
         figures["cost_to_target"] = target_bars(experiment, judgement, folder / "cost_to_target")
     if any(run.steps for run in experiment.runs):
         figures["mixture"] = mixture_shares(experiment, judgement, folder / "mixture")
+    if any(run.conflicts for run in experiment.runs):
+        figures["conflict"] = conflict_curves(experiment, judgement, folder / "conflict")
     return figures
 
 
@@ -148,6 +153,12 @@ def _sections(
             (verdict,) if verdict else (),
             (tables["stages"],),
             pick("affinity", "mixture"),
+        ),
+        Section(
+            "conflict-section",
+            "Conflict between datasets in training",
+            tables=(tables["conflict"], tables["noise_scale"]),
+            figures=pick("conflict"),
         ),
         Section("caveats", "What speaks against this", points=tuple(notes)),
         Section("reference", "Published numbers, for reference only", tables=(tables["published"],)),

@@ -19,6 +19,7 @@ import yaml
 
 from pipeline.errors import ConfigError
 from pipeline.report.events import count_skipped, effective_events, read_event_lines
+from pipeline.report.windows import ConflictWindow, read_windows
 
 ORIGINAL = "original"
 # Order of the columns; arms not named here follow in name order.
@@ -112,6 +113,7 @@ class Run:
     evaluations: tuple[Evaluation, ...] = ()
     steps: tuple[StepRecord, ...] = ()
     stages: tuple[StageEntry, ...] = ()
+    conflicts: tuple[ConflictWindow, ...] = ()
     skipped: dict[str, int] = field(default_factory=dict)
     torn_lines: int = 0
     recipe_digest: str = ""
@@ -237,6 +239,7 @@ def read_run(folder: Path) -> Run | Missing:
             evaluations=tuple(_evaluation(e) for e in effective if e["event"] == "eval" and e.get("split") == "val"),
             steps=tuple(_step(e) for e in effective if e["event"] == "step"),
             stages=tuple(_stage(e) for e in effective if e["event"] == "stage"),
+            conflicts=read_windows(effective),
             skipped=count_skipped(folder),
             torn_lines=torn,
             recipe_digest=comparable_recipe(folder / "recipe.yaml") or str(info.get("config_digest", "")),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe, dump_recipe
+
+BATCH_LIMIT = 1000  # metrics in one request, MLflow's own bound
 
 _LOG = logging.getLogger("pipeline.runlog")
 
@@ -33,7 +35,9 @@ class MlflowLog:
             from mlflow.utils.time import get_current_time_millis
 
             now = get_current_time_millis()
-            self._client.log_batch(self.run_id, [Metric(key, value, now, step) for key, value in values.items()])
+            metrics = [Metric(key, value, now, step) for key, value in values.items()]
+            for start in range(0, len(metrics), BATCH_LIMIT):
+                self._client.log_batch(self.run_id, metrics[start : start + BATCH_LIMIT])
 
         self._guard(send)
 
@@ -85,6 +89,18 @@ class MlflowLog:
         except Exception as error:  # whatever the store does, training must not stop
             self._broken = True
             _LOG.warning("MLflow is not reachable; going on without it, the JSONL log has everything: %s", error)
+
+
+def flat_numbers(prefix: str, tree: Mapping[str, Any]) -> dict[str, float]:
+    """`{"a": {"b": 1.0}}` -> `{"<prefix>/a/b": 1.0}`; whatever is not a number is left out."""
+    found: dict[str, float] = {}
+    for name, value in tree.items():
+        key = f"{prefix}/{name}"
+        if isinstance(value, Mapping):
+            found |= flat_numbers(key, value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[key] = float(value)
+    return found
 
 
 def default_tracking_uri(out: Path) -> str:

@@ -1,22 +1,41 @@
 """Streaming sums of gradient sketches per dataset: everything an affinity estimate needs, small enough to all-reduce.
 
-For each dataset and parameter group the window keeps the sum of the micro-batch sketches, the sum of their squared
-norms and their number, separately for two halves of the micro-batches (whose agreement says how far to trust the rest).
-Sums add over ranks, so the result does not depend on how many there are (up to float32 rounding).
+For each dataset and parameter group the window keeps the sum of the micro-batch sketches s_b times their weights w_b,
+the sum of w_b^2 |s_b|^2, and the sums of w_b and w_b^2, separately for two halves of the micro-batches (whose agreement
+says how far to trust the rest). Weights are answer tokens, where the mean must be the gradient of the mean loss per
+token, or 1; an average over windows lets them fade (`absorb`). Sums add over ranks, so the result does not depend on
+how many there are (up to float32 rounding).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.dist import Comm
 from pipeline.errors import SketchError, nearest
 from pipeline.sketch.spec import SketchSpec
 
-STATE_VERSION = 1
-_SUMS = ("half_sum", "half_sum_sq", "half_total_sq", "half_count", "dropped", "tokens")
+STATE_VERSION = 2
+_SUMS = (
+    "half_sum",
+    "half_sum_sq",
+    "half_total_sq",
+    "half_count",
+    "half_weight",
+    "half_weight_sq",
+    "dropped",
+    "tokens",
+)
+_LINEAR = ("half_sum", "half_weight")  # in the weights; these are quadratic:
+_QUADRATIC = ("half_sum_sq", "half_total_sq", "half_weight_sq")
+_MASK64 = (1 << 64) - 1
+
+# What one rank says of a window beside its sums: layout, whether keys were given, kept micro-batches by (dataset, key).
+_RankInfo = tuple[dict[str, Any], bool, dict[tuple[int, int], tuple[Any, float]]]
 
 
 class SketchWindow:
@@ -27,7 +46,7 @@ class SketchWindow:
     Args:
         datasets: [D] names, in the order of every result.
         groups: [G] parameter-group names, `GradientSketcher.groups`.
-        spec: the projection; sketches of another one are refused.
+        spec: the kind of sketch; sketches of another one are refused.
         keep_batches: also keep each micro-batch's sketch, summed over groups ([K]), for the bootstrap. The memory is
             4K bytes per micro-batch: for probes, not for whole trainings.
         device: where the sums live (the accelerator, when the collective needs it).
@@ -61,18 +80,20 @@ class SketchWindow:
             return torch.zeros(*shape, dtype=torch.float64, device=self.device)
 
         self.half_sum = torch.zeros(2, d, g, k, dtype=torch.float32, device=self.device)
-        self.half_sum_sq = exact(2, d, g)  # sum over micro-batches of |sketch of one group|^2
-        self.half_total_sq = exact(2, d)  # ... of |sketch summed over groups|^2
+        self.half_sum_sq = exact(2, d, g)  # sum over micro-batches of weight^2 |sketch of one group|^2
+        self.half_total_sq = exact(2, d)  # ... of weight^2 |sketch summed over groups|^2
         self.half_count = exact(2, d)
+        self.half_weight = exact(2, d)
+        self.half_weight_sq = exact(2, d)
         self.dropped = exact(d)
         self.tokens = exact(d)
         self._seen = [0] * d
-        self._batches: dict[tuple[int, int], torch.Tensor] = {}
+        self._batches: dict[tuple[int, int], tuple[torch.Tensor, float]] = {}
         self._keys_given = True
 
     @property
     def sum(self) -> torch.Tensor:
-        """[D, G, K] sum of all kept sketches."""
+        """[D, G, K] weighted sum of all kept sketches."""
         return self.half_sum.sum(0)
 
     @property
@@ -80,12 +101,19 @@ class SketchWindow:
         """[D] number of kept micro-batches."""
         return self.half_count.sum(0)
 
+    @property
+    def mean(self) -> torch.Tensor:
+        """[D, G, K] weighted mean of the kept sketches; zero for a dataset without any."""
+        weight = self.half_weight.sum(0).to(self.half_sum.dtype)
+        return self.sum / torch.where(weight > 0, weight, 1.0)[:, None, None]
+
     def add(
         self,
         dataset: str,
         sketch: torch.Tensor,
         tokens: int = 0,
         *,
+        weight: float = 1.0,
         key: int | None = None,
         spec: SketchSpec | None = None,
     ) -> bool:
@@ -94,17 +122,20 @@ class SketchWindow:
         Args:
             dataset: one of the window's datasets.
             sketch: [G, K], what `GradientSketcher.take` returns.
-            tokens: answer tokens in the micro-batch.
+            tokens: answer tokens in the micro-batch; only counted.
+            weight: of this micro-batch in the dataset's mean. With the answer tokens as weights the mean is the
+                gradient of the mean loss per token, however the examples were cut into micro-batches.
             key: the micro-batch's number, unique within its dataset over all ranks (a global index will do). It
                 decides the half and the order of kept batches, so that neither depends on the number of ranks.
                 Without it micro-batches are numbered as they come, which only one rank alone may do.
-            spec: the sketch's own projection, to be checked where it may differ (replayed or received sketches).
+            spec: the sketch's own kind, to be checked where it may differ (replayed or received sketches).
 
         Returns:
             False when the sketch held a NaN or an infinity: then it is only counted in `dropped`.
 
         Raises:
-            SketchError: unknown dataset, another shape or another projection, or a key that was used before.
+            SketchError: unknown dataset, another shape or kind, a weight that is not positive, or a key that was used
+                before.
         """
         d = self._position(dataset)
         if spec is not None:
@@ -121,21 +152,47 @@ class SketchWindow:
         if not bool(torch.isfinite(sketch).all()):
             self.dropped[d] += 1
             return False
+        if not 0 < weight < float("inf"):
+            raise SketchError("a micro-batch needs a positive weight", where={"dataset": dataset}, got=weight)
         if self.keep_batches and (d, key) in self._batches:
             raise SketchError("a micro-batch was added twice", where={"dataset": dataset, "key": key})
-        self._accumulate(d, sketch, tokens, key)
+        self._accumulate(d, sketch, tokens, weight, key)
         return True
 
-    def _accumulate(self, d: int, sketch: torch.Tensor, tokens: int, key: int) -> None:
-        half = _half_of(key)
+    def _accumulate(self, d: int, sketch: torch.Tensor, tokens: int, weight: float, key: int) -> None:
+        half = mix64(key) >> 63
         total = sketch.sum(0)
-        self.half_sum[half, d] += sketch
-        self.half_sum_sq[half, d] += sketch.double().square().sum(1)
-        self.half_total_sq[half, d] += total.double().square().sum()
+        self.half_sum[half, d] += weight * sketch
+        self.half_sum_sq[half, d] += weight**2 * sketch.double().square().sum(1)
+        self.half_total_sq[half, d] += weight**2 * total.double().square().sum()
         self.half_count[half, d] += 1
+        self.half_weight[half, d] += weight
+        self.half_weight_sq[half, d] += weight**2
         self.tokens[d] += tokens
         if self.keep_batches:
-            self._batches[d, key] = total.cpu()
+            self._batches[d, key] = (total.cpu(), weight)
+
+    def absorb(self, window: SketchWindow, half_life: float) -> None:
+        """Make this an exponential moving average over windows: age what it holds, then add `window`.
+
+        A micro-batch's weight halves with every `half_life` later micro-batches of its own dataset; all micro-batches
+        of one window are of one age, so the result does not depend on which rank ran which. A dataset that `window`
+        does not hold keeps its average. `count`, `tokens` and `dropped` are plain totals.
+
+        Raises:
+            SketchError: another layout, kept micro-batches, or a half-life that is not positive.
+        """
+        if not half_life > 0:
+            raise SketchError("a half-life is a positive number of micro-batches", got=half_life)
+        if window._layout() != self._layout() or self.keep_batches:
+            raise SketchError("a window of another layout", got=window._layout(), expected=self._layout())
+        fading = 0.5 ** (window.count / half_life)
+        for name in _SUMS:
+            mine = getattr(self, name)
+            power = 1 if name in _LINEAR else 2 if name in _QUADRATIC else 0
+            if power:
+                mine *= (fading**power).to(mine.dtype).view(1, -1, *[1] * (mine.ndim - 2))
+            mine += getattr(window, name)
 
     def _position(self, dataset: str) -> int:
         if dataset not in self._index:
@@ -150,46 +207,45 @@ class SketchWindow:
 
     def batches(self) -> list[torch.Tensor] | None:
         """Per dataset [B_i, K], in key order; None unless `keep_batches`."""
+        kept = self._kept()
+        if kept is None:
+            return None
+        return [torch.stack([row for row, _ in each]) if each else torch.zeros(0, self.spec.k) for each in kept]
+
+    def _kept(self) -> list[list[tuple[torch.Tensor, float]]] | None:
         if not self.keep_batches:
             return None
-        rows: list[list[torch.Tensor]] = [[] for _ in self.datasets]
-        for (d, _), sketch in sorted(self._batches.items(), key=lambda item: item[0]):
-            rows[d].append(sketch)
-        return [torch.stack(each) if each else torch.zeros(0, self.spec.k) for each in rows]
+        kept: list[list[tuple[torch.Tensor, float]]] = [[] for _ in self.datasets]
+        for (d, _), item in sorted(self._batches.items(), key=lambda item: item[0]):
+            kept[d].append(item)
+        return kept
 
     def all_reduce(self, comm: Comm) -> SketchWindow:
         """The window over all ranks, on every rank; this rank's own window is left as it is.
 
-        A collective: all ranks call it together. One all-reduce for the sums, one gather for layout and kept batches.
-
-        Raises:
-            SketchError: on every rank, when ranks differ in layout or projection, or kept batches cannot be ordered.
+        A collective, see `reduce_together`.
         """
-        mine = (self._layout(), self._keys_given, {key: sketch.numpy() for key, sketch in self._batches.items()})
-        everyone = comm.gather_objects(mine)
-        if any(layout != everyone[0][0] for layout, _, _ in everyone):
-            raise SketchError(
-                "ranks hold windows of different layout",
-                got=[layout for layout, _, _ in everyone],
-                hint="build the window from the same datasets, groups and spec on every rank",
-            )
-        if comm.world_size > 1 and self.keep_batches and not all(given for _, given, _ in everyone):
-            raise SketchError(
-                "kept micro-batches of several ranks have no common order", hint="pass `key` to every SketchWindow.add"
-            )
-        result = SketchWindow(self.datasets, self.groups, self.spec, keep_batches=self.keep_batches, device=self.device)
-        result._unpack(comm.all_reduce_sum(self._pack()))
-        result._seen = [int(n) for n in (result.count + result.dropped).tolist()]
-        result._keys_given = all(given for _, given, _ in everyone)
+        return reduce_together([self], comm)[0]
+
+    def _merge(self, everyone: list[_RankInfo]) -> None:
+        """Take over what the sums do not carry: counters and kept micro-batches of all ranks."""
+        self._seen = [int(n) for n in (self.count + self.dropped).tolist()]
+        self._keys_given = all(given for _, given, _ in everyone)
         for rank, (_, _, batches) in enumerate(everyone):
-            for (d, key), sketch in batches.items():
-                if (d, key) in result._batches:
+            for (d, key), (sketch, weight) in batches.items():
+                if (d, key) in self._batches:
                     raise SketchError(
                         "two ranks sketched the same micro-batch",
                         where={"rank": rank, "dataset": self.datasets[d], "key": key},
                     )
-                result._batches[d, key] = torch.from_numpy(sketch)
-        return result
+                self._batches[d, key] = (torch.from_numpy(sketch), weight)
+
+    def _rank_info(self) -> _RankInfo:
+        return (
+            self._layout(),
+            self._keys_given,
+            {key: (sketch.numpy(), weight) for key, (sketch, weight) in self._batches.items()},
+        )
 
     def _layout(self) -> dict[str, Any]:
         return {
@@ -219,7 +275,8 @@ class SketchWindow:
             "seen": list(self._seen),
             "keys_given": self._keys_given,
             "batch_keys": list(self._batches),
-            "batches": torch.stack(list(self._batches.values())) if self._batches else None,
+            "batches": torch.stack([row for row, _ in self._batches.values()]) if self._batches else None,
+            "batch_weights": [weight for _, weight in self._batches.values()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -242,7 +299,8 @@ class SketchWindow:
         self._seen = list(state["seen"])
         self._keys_given = bool(state["keys_given"])
         rows = state["batches"] if state["batches"] is not None else []
-        self._batches = {tuple(key): row.clone() for key, row in zip(state["batch_keys"], rows, strict=True)}
+        items = zip(state["batch_keys"], rows, state["batch_weights"], strict=True)
+        self._batches = {tuple(key): (row.clone(), weight) for key, row, weight in items}
 
     def export(self) -> dict[str, Any]:
         """Plain numpy data with the field names of `pipeline.affinity.estimator.GradientStats`, which has no torch.
@@ -250,30 +308,76 @@ class SketchWindow:
         `sum` and `batches` are summed over parameter groups: sketches of different parameters have independent
         signs, so the sum is the sketch of the whole gradient. `group_sum` keeps the groups apart.
         """
-        batches = self.batches()
+        batches, kept = self.batches(), self._kept()
+
+        def array(tensor: torch.Tensor, dtype: str = "float64") -> np.ndarray:
+            return tensor.cpu().numpy().astype(dtype)  # always a copy: an average goes on changing in place
+
         return {
             "datasets": list(self.datasets),
-            "count": self.count.cpu().numpy().astype("int64"),
-            "sum": self.half_sum.double().sum((0, 2)).cpu().numpy(),
-            "sum_sq": self.half_total_sq.sum(0).cpu().numpy(),
+            "count": array(self.count, "int64"),
+            "sum": array(self.half_sum.double().sum((0, 2))),
+            "sum_sq": array(self.half_total_sq.sum(0)),
+            "weight": array(self.half_weight.sum(0)),
+            "weight_sq": array(self.half_weight_sq.sum(0)),
             "batches": None if batches is None else [each.numpy() for each in batches],
+            "batch_weights": None if kept is None else [np.array([weight for _, weight in each]) for each in kept],
             "spec": self.spec.to_json(),
-            "half_count": self.half_count.cpu().numpy().astype("int64"),
-            "half_sum": self.half_sum.double().sum(2).cpu().numpy(),
-            "half_sum_sq": self.half_total_sq.cpu().numpy(),
+            "half_count": array(self.half_count, "int64"),
+            "half_sum": array(self.half_sum.double().sum(2)),
+            "half_sum_sq": array(self.half_total_sq),
+            "half_weight": array(self.half_weight),
+            "half_weight_sq": array(self.half_weight_sq),
             "groups": list(self.groups),
-            "group_sum": self.half_sum.double().sum(0).cpu().numpy(),
-            "group_sum_sq": self.half_sum_sq.sum(0).cpu().numpy(),
-            "dropped": self.dropped.cpu().numpy().astype("int64"),
-            "tokens": self.tokens.cpu().numpy().astype("int64"),
+            "group_sum": array(self.half_sum.double().sum(0)),
+            "group_sum_sq": array(self.half_sum_sq.sum(0)),
+            "dropped": array(self.dropped, "int64"),
+            "tokens": array(self.tokens, "int64"),
         }
 
 
-def _half_of(key: int) -> int:
-    """0 or 1, evenly, from the micro-batch number alone.
+def reduce_together(windows: Sequence[SketchWindow], comm: Comm) -> list[SketchWindow]:
+    """Several windows over all ranks, on every rank: one all-reduce for all sums, one gather for the rest.
 
-    A hash rather than the parity: with datasets taken in turn, all of one dataset's numbers may be even.
+    A collective: every rank calls it with as many windows. The ranks' own windows are left as they are.
+
+    Raises:
+        SketchError: on every rank, when ranks differ in layout or kind, or kept batches cannot be ordered.
     """
-    mixed = (key * 0x9E3779B97F4A7C15 + 0x7F4A7C15) & 0xFFFFFFFFFFFFFFFF
+    everyone = comm.gather_objects([window._rank_info() for window in windows])
+    for number, window in enumerate(windows):
+        infos = [rank[number] for rank in everyone]
+        if any(layout != infos[0][0] for layout, _, _ in infos):
+            raise SketchError(
+                "ranks hold windows of different layout",
+                got=[layout for layout, _, _ in infos],
+                hint="build the window from the same datasets, groups, spec and base model on every rank",
+            )
+        if comm.world_size > 1 and window.keep_batches and not all(given for _, given, _ in infos):
+            raise SketchError(
+                "kept micro-batches of several ranks have no common order", hint="pass `key` to every SketchWindow.add"
+            )
+    packed = comm.all_reduce_sum(torch.cat([window._pack() for window in windows]))
+    results = []
+    for number, window in enumerate(windows):
+        result = SketchWindow(
+            window.datasets, window.groups, window.spec, keep_batches=window.keep_batches, device=window.device
+        )
+        size = sum(getattr(result, name).numel() for name in _SUMS)
+        result._unpack(packed[:size])
+        packed = packed[size:]
+        result._merge([rank[number] for rank in everyone])
+        results.append(result)
+    return results
+
+
+def mix64(key: int) -> int:
+    """64 well-mixed bits of a micro-batch's number; equal numbers, equal bits on every rank.
+
+    Choices between micro-batches (its half, whether it is sketched twice) come from these bits and not from the
+    number's own parity: with datasets taken in turn, all of one dataset's numbers may be even.
+    """
+    mixed = (key * 0x9E3779B97F4A7C15 + 0x7F4A7C15) & _MASK64
     mixed ^= mixed >> 29
-    return ((mixed * 0xBF58476D1CE4E5B9) >> 61) & 1
+    mixed = (mixed * 0xBF58476D1CE4E5B9) & _MASK64
+    return mixed ^ (mixed >> 32)

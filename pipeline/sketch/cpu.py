@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import SketchError
-from pipeline.sketch.reference import ROTATION_SALT, check_range
+from pipeline.sketch.reference import ROTATION_SALT, check_gradient
 
 try:
     import numba
@@ -50,9 +50,7 @@ def add_sketch(grad: torch.Tensor, seed_p: int, out: torch.Tensor, offset: int =
             "a sketch is added to a contiguous float32 CPU vector",
             got=f"{out.dtype} {tuple(out.shape)} on {out.device}",
         )
-    if not grad.is_floating_point() or grad.layout != torch.strided:
-        raise SketchError("only dense floating-point gradients can be sketched", got=f"{grad.dtype}, {grad.layout}")
-    check_range(offset, grad.numel())
+    check_gradient(grad, offset)
     flat = grad.detach().reshape(-1)  # copies only where the strides are not row-major
     if flat.dtype == torch.bfloat16:
         values = flat.view(torch.int16).numpy().view(np.uint16)

@@ -8,14 +8,14 @@ do nothing outside `micro_batch()`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
 import torch
 
 from pipeline.errors import ConfigError, SketchError
-from pipeline.sketch.projector import add_sketch
+from pipeline.sketch.projector import SketchRows, sketch_rows
 from pipeline.sketch.spec import SketchSpec, canonical_name
 
 GroupBy = Literal["all", "kind", "layer_kind"]
@@ -73,7 +73,8 @@ class GradientSketcher:
     hook sees in one backward is added up.
 
     Raises:
-        SketchError: no parameter is trainable, or two of them have one canonical name.
+        SketchError: no parameter is trainable, two of them have one canonical name, or the spec is of a kind of
+            gradient that hooks cannot see.
     """
 
     def __init__(
@@ -81,37 +82,38 @@ class GradientSketcher:
         named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
         spec: SketchSpec,
         group_of: Callable[[str], str] | None = None,
+        rows_of: Callable[[torch.Tensor], SketchRows] = sketch_rows,
     ) -> None:
+        if spec.gradient not in ("raw", "sign"):
+            raise SketchError(
+                "hooks cannot sketch this kind of gradient",
+                got=spec.gradient,
+                expected="raw, sign",
+                hint="the optimizer's second moments are partitioned over ranks, while a hook sees whole gradients; "
+                "sketch.mode=partition sketches both on the same slice",
+            )
         group_of = group_of or default_group_of()
-        trainable: dict[str, torch.nn.Parameter] = {}
-        hooked: set[int] = set()
-        for name, parameter in named_parameters:
-            if not parameter.requires_grad or id(parameter) in hooked:
-                continue
-            canonical = canonical_name(name)
-            if canonical in trainable:
-                raise SketchError(
-                    "two parameters have the same name once wrappers are stripped", where={"name": name}, got=canonical
-                )
-            trainable[canonical] = parameter
-            hooked.add(id(parameter))
-        if not trainable:
-            raise SketchError("no parameter is trainable, so there is no gradient to sketch")
+        trainable = trainable_by_name(named_parameters)
         self.spec = spec
-        self.shapes = {name: _full_shape(parameter) for name, parameter in trainable.items()}
+        self.shapes = full_shapes(trainable)
         group_names = {name: group_of(name) for name in trainable}
         self.groups: list[str] = sorted(set(group_names.values()))
         self._active = False
-        self._buffer: torch.Tensor | None = None
+        self._seen: set[str] = set()  # parameters whose hook has run in this block
+        self._rows_of = rows_of
+        self._rows: dict[torch.device, SketchRows] = {}  # more than one where a model is spread over devices
         self._ready: torch.Tensor | None = None
         self._handles = [
-            parameter.register_hook(self._hook(name, self.groups.index(group_names[name])))
+            parameter.register_hook(
+                self._hook(name, self.groups.index(group_names[name]), is_partitioned=hasattr(parameter, "ds_id"))
+            )
             for name, parameter in trainable.items()
         ]
 
-    def _hook(self, name: str, group: int) -> Callable[[torch.Tensor], None]:
+    def _hook(self, name: str, group: int, is_partitioned: bool) -> Callable[[torch.Tensor], None]:
         seed_p = self.spec.seed_of(name)
         numel = torch.Size(self.shapes[name]).numel()
+        signs = self.spec.gradient == "sign"
 
         def hook(grad: torch.Tensor) -> None:
             if not self._active:
@@ -124,14 +126,15 @@ class GradientSketcher:
                     expected=self.shapes[name],
                     hint="tensor-parallel slices are not supported by the hooks; use sketch_partition with an offset",
                 )
-            if self._buffer is None:
-                self._buffer = torch.zeros(len(self.groups), self.spec.k, dtype=torch.float32, device=grad.device)
-            if self._buffer.device == grad.device:
-                add_sketch(grad, seed_p, self._buffer[group])
-            else:  # a model spread over devices: sketch where the gradient is, move K numbers
-                piece = torch.zeros(self.spec.k, dtype=torch.float32, device=grad.device)
-                add_sketch(grad, seed_p, piece)
-                self._buffer[group] += piece.to(self._buffer.device)
+            if name in self._seen and (signs or is_partitioned):
+                raise _twice(name, signs)
+            self._seen.add(name)
+            if signs:
+                grad = signs_of(grad)
+            if grad.device not in self._rows:
+                zeros = torch.zeros(len(self.groups), self.spec.k, dtype=torch.float32, device=grad.device)
+                self._rows[grad.device] = self._rows_of(zeros)
+            self._rows[grad.device].add(grad, seed_p, group)
 
         return hook
 
@@ -147,15 +150,18 @@ class GradientSketcher:
         """
         if self._active:
             raise SketchError("micro_batch() blocks cannot be nested", hint="one block for each backward pass")
-        self._buffer = self._ready = None
+        self._rows, self._ready = {}, None
+        self._seen.clear()
         self._active = True
         try:
             yield
-            if self._buffer is not None:
-                self._ready = self._buffer * scale
+            if self._rows:
+                first, *others = [self._rows[device].result() for device in sorted(self._rows, key=str)]
+                whole = sum((each.to(first.device) for each in others), first)
+                self._ready = whole if self.spec.gradient == "sign" else whole * scale  # a sign has no scale
         finally:
             self._active = False
-            self._buffer = None
+            self._rows = {}
 
     def take(self) -> torch.Tensor:
         """[G, K] float32: the sketch of the last `micro_batch()` block, on the gradients' device; only once.
@@ -179,6 +185,44 @@ class GradientSketcher:
         self._handles = []
 
 
-def _full_shape(parameter: Any) -> tuple[int, ...]:
-    """The whole parameter's shape; ZeRO-3 keeps it in `ds_shape` while the tensor itself is partitioned away."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+def trainable_by_name(named_parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> dict[str, torch.nn.Parameter]:
+    """Trainable parameters by canonical name, a shared one once, under its first name.
+
+    Raises:
+        SketchError: no parameter is trainable, or two of them have one canonical name.
+    """
+    trainable: dict[str, torch.nn.Parameter] = {}
+    taken: set[int] = set()
+    for name, parameter in named_parameters:
+        if not parameter.requires_grad or id(parameter) in taken:
+            continue
+        canonical = canonical_name(name)
+        if canonical in trainable:
+            raise SketchError(
+                "two parameters have the same name once wrappers are stripped", where={"name": name}, got=canonical
+            )
+        trainable[canonical] = parameter
+        taken.add(id(parameter))
+    if not trainable:
+        raise SketchError("no parameter is trainable, so there is no gradient to sketch")
+    return trainable
+
+
+def full_shapes(parameters: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The whole parameters' shapes; ZeRO-3 keeps them in `ds_shape` while the tensors are partitioned away."""
+    return {name: tuple(getattr(each, "ds_shape", each.shape)) for name, each in parameters.items()}
+
+
+def signs_of(grad: torch.Tensor) -> torch.Tensor:
+    """-1, 0 or 1 for each element; NaN where the gradient is not finite (`torch.sign` gives 0 and 1 there)."""
+    return torch.where(torch.isfinite(grad), grad.sign(), torch.nan)
+
+
+def _twice(name: str, signs: bool) -> SketchError:
+    why = "signs of parts are not the sign of their sum" if signs else "ZeRO-3 reduces a gradient once per backward"
+    return SketchError(
+        f"a parameter's gradient came twice in one backward pass: {why}",
+        where={"parameter": name},
+        hint="a module that is used in two reentrant checkpoint segments does this: checkpoint with "
+        "use_reentrant=False; or there were two backward passes in one micro_batch() block",
+    )

@@ -1,6 +1,8 @@
-"""One entry for sketching a tensor, wherever it lies."""
+"""One entry for sketching a tensor, or the many tensors of one backward, wherever they lie."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 
@@ -19,6 +21,38 @@ def add_sketch(grad: torch.Tensor, seed_p: int, out: torch.Tensor, offset: int =
         cpu.add_sketch(grad, seed_p, out, offset, scale)
     else:
         gpu.add_sketch(grad, seed_p, out, offset, scale)
+
+
+class SketchRows(Protocol):
+    """The sketches of several parameter groups, to which gradients are added while backward runs."""
+
+    def add(self, grad: torch.Tensor, seed_p: int, row: int) -> None:
+        """Add the rotated fold of `grad` to row `row`, now or later; `grad` must not be written to by the caller."""
+
+    def result(self) -> torch.Tensor:
+        """[R, K] float32: everything added so far."""
+
+
+class DirectRows:
+    """`SketchRows` that adds each gradient at once to `out` [R, K] float32."""
+
+    def __init__(self, out: torch.Tensor) -> None:
+        self._out = out
+
+    def add(self, grad: torch.Tensor, seed_p: int, row: int) -> None:
+        add_sketch(grad, seed_p, self._out[row])
+
+    def result(self) -> torch.Tensor:
+        return self._out
+
+
+def sketch_rows(out: torch.Tensor) -> SketchRows:
+    """The fastest `SketchRows` for the device of `out` ([R, K] float32, changed in place)."""
+    if gpu.triton_works(out.device):
+        from pipeline.sketch.multi_tensor import FoldQueue  # here, because it needs triton
+
+        return FoldQueue(out)
+    return DirectRows(out)
 
 
 def sketch_partition(

@@ -64,6 +64,13 @@ def sketch(
     return result.index_add_(0, bucket, torch.where(sign_bit == 1, -values, values))
 
 
+def check_gradient(grad: torch.Tensor, offset: int) -> None:
+    """Raise SketchError unless `grad` is a dense floating-point tensor whose elements can be numbered from `offset`."""
+    if not grad.is_floating_point() or grad.layout != torch.strided:
+        raise SketchError("only dense floating-point gradients can be sketched", got=f"{grad.dtype}, {grad.layout}")
+    check_range(offset, grad.numel())
+
+
 def check_range(offset: int, numel: int) -> None:
     """Raise SketchError unless [offset, offset + numel) are valid element indices of one parameter."""
     if offset < 0 or offset + numel > MAX_INDEX:

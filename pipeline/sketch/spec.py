@@ -1,14 +1,15 @@
 """What identifies a sketch, and the names and seeds of parameters. Standard library only.
 
 Two sketches may be compared or added only when their `SketchSpec`s are equal: another seed, size or version is another
-random projection.
+random projection, another kind of gradient is another quantity, and another model has other parameters.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pipeline.errors import SketchError
@@ -16,6 +17,10 @@ from pipeline.errors import SketchError
 SKETCH_VERSION = 1
 MIN_K = 32  # one sign word covers 32 elements and must not straddle two rows of K
 MAX_K = 1 << 20
+
+# What is sketched. `adam`: the gradient divided by sqrt(second moment) + eps. `sign`: the elements' signs of a
+# micro-batch's gradient. `sign_of_step`: the signs of the whole step's mean gradient, which is not the mean of signs.
+GRADIENTS = ("raw", "adam", "sign", "sign_of_step")
 
 # Name parts that wrappers insert and that say nothing about which parameter it is.
 _LEADING_WRAPPERS = (("base_model", "model"), ("module",))
@@ -26,15 +31,23 @@ _INNER_WRAPPERS = frozenset(
 
 @dataclass(frozen=True)
 class SketchSpec:
-    """One random projection: its size `k`, its seed and the version of its definition (`reference.py`).
+    """One kind of sketch: of which gradients, of which model, by which random projection.
+
+    Attributes:
+        k, seed, version: the projection's size and seed, and the version of its definition (`reference.py`).
+        gradient: one of `GRADIENTS`.
+        model: `model_digest` of what was trained; empty where there is only one model.
 
     Raises:
-        SketchError: `k` is not a power of two from 32 to 2^20, or the version is not the one this code computes.
+        SketchError: `k` is not a power of two from 32 to 2^20, the version is not the one this code computes, or the
+            kind of gradient is unknown.
     """
 
     k: int
     seed: int
     version: int = SKETCH_VERSION
+    gradient: str = "raw"
+    model: str = ""
 
     def __post_init__(self) -> None:
         if not MIN_K <= self.k <= MAX_K or self.k & (self.k - 1):
@@ -51,6 +64,8 @@ class SketchSpec:
                 expected=f"version {SKETCH_VERSION}",
                 hint="probe again with this version",
             )
+        if self.gradient not in GRADIENTS:
+            raise SketchError("an unknown kind of gradient", got=self.gradient, expected=", ".join(GRADIENTS))
 
     @property
     def digest(self) -> str:
@@ -61,23 +76,43 @@ class SketchSpec:
         """64-bit seed of the parameter `name` (as any wrapper calls it) under this spec."""
         return name_seed(self.seed, canonical_name(name))
 
-    def to_json(self) -> dict[str, int]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> SketchSpec:
-        return cls(k=int(value["k"]), seed=int(value["seed"]), version=int(value["version"]))
+    def from_json(cls, value: Mapping[str, Any]) -> SketchSpec:
+        """The spec that `to_json` wrote; SketchError for another version or what is no spec."""
+        try:
+            return cls(
+                k=int(value["k"]),
+                seed=int(value["seed"]),
+                version=int(value["version"]),
+                gradient=str(value["gradient"]),
+                model=str(value["model"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            known = ", ".join(item.name for item in fields(cls))
+            raise SketchError(
+                f"this does not say which sketch it is: {error!r}", got=dict(value), expected=known
+            ) from None
 
     def require_same(self, other: SketchSpec, where: str) -> None:
-        """Raise SketchError unless `other` is the same projection."""
-        if self != other:
+        """Raise SketchError unless `other` is the same kind of sketch; it names what differs."""
+        differing = [item.name for item in fields(self) if getattr(self, item.name) != getattr(other, item.name)]
+        if differing:
             raise SketchError(
-                "sketches of two different projections cannot be combined",
+                f"sketches of different kinds cannot be combined: they differ in {', '.join(differing)}",
                 where={"in": where},
                 got=other,
                 expected=self,
-                hint="use one k, one seed and one version for everything that is compared",
+                hint="use one k, seed, version, kind of gradient and model for everything that is compared",
             )
+
+
+def model_digest(base: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """12 hex digits for the base weights (`base`, their digest) and the shapes of all trainable parameters by name."""
+    content = [base, sorted((name, list(shape)) for name, shape in shapes.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
 
 def canonical_name(name: str) -> str:

@@ -28,7 +28,7 @@ train:
   eval_every: 3
   checkpoint_every: 3
 eval: {{val_per_dataset: 4, micro_batch: 4}}
-sketch: {{k: 256, window_steps: 4}}
+sketch: {{k: 256, window_steps: 4, form: ema, half_life: 6, second_seed_every: 2}}
 schedule:
   regime: gst
   grouping: explicit

@@ -105,6 +105,64 @@ def test_activation_checkpointing_and_several_backwards_in_one_block(reentrant: 
     assert torch.allclose(sketcher.take().double(), expected(model, sketcher), atol=1e-5)
 
 
+class Reused(torch.nn.Module):
+    """One layer in two checkpointed segments: a reentrant one runs a backward pass of its own."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.layer, self.reentrant = torch.nn.Linear(8, 8), reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):
+            x = checkpoint(lambda y: torch.tanh(self.layer(y)), x, use_reentrant=self.reentrant)
+        return x.square().mean()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_module_in_two_checkpointed_segments_is_summed(reentrant: bool) -> None:
+    model, fired = Reused(reentrant), []
+    model.layer.weight.register_hook(lambda grad: fired.append(1))
+    sketcher = GradientSketcher(model.named_parameters(), SPEC)
+    with sketcher.micro_batch():
+        model(torch.randn(4, 8, requires_grad=True)).backward()
+    assert len(fired) == 1 + reentrant
+    assert torch.allclose(sketcher.take().double(), expected(model, sketcher), atol=1e-5)
+
+
+def test_it_is_refused_where_parts_cannot_be_added() -> None:
+    for spec, partitioned, words in ((SketchSpec(k=256, seed=5, gradient="sign"), False, "sign of their sum"),
+                                     (SPEC, True, "ZeRO-3")):  # fmt: skip
+        model = Reused(reentrant=True)
+        if partitioned:  # what ZeRO-3 leaves on a parameter
+            for number, parameter in enumerate(model.parameters()):
+                parameter.ds_id, parameter.ds_shape = number, parameter.shape
+        sketcher = GradientSketcher(model.named_parameters(), spec)
+        with pytest.raises(SketchError, match=words) as caught, sketcher.micro_batch():
+            model(torch.randn(4, 8, requires_grad=True)).backward()
+        assert "use_reentrant=False" in str(caught.value) and "layer" in str(caught.value)
+
+
+def test_signs_are_sketched_whatever_the_loss_is_scaled_by(model: Tied) -> None:
+    sketcher = GradientSketcher(model.named_parameters(), SketchSpec(k=256, seed=5, gradient="sign"))
+    for factor, scale in ((1.0, 1.0), (64.0, 2.0)):
+        model.zero_grad()
+        with sketcher.micro_batch(scale):
+            (factor * loss_of(model)).backward()
+        taken = sketcher.take().double()
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad.sign()
+        assert torch.equal(taken, expected(model, sketcher))
+    with sketcher.micro_batch():
+        (float("inf") * loss_of(model)).backward()
+    assert not torch.isfinite(sketcher.take()).all()  # torch.sign would have made numbers of it
+
+
+def test_preconditioned_gradients_are_refused_with_the_reason(model: Tied) -> None:
+    with pytest.raises(SketchError, match=r"sketch\.mode=partition"):
+        GradientSketcher(model.named_parameters(), SketchSpec(k=256, seed=5, gradient="adam"))
+
+
 def test_hooks_leave_gradients_and_later_backwards_alone(model: Tied, sketcher: GradientSketcher) -> None:
     with sketcher.micro_batch():
         loss_of(model).backward()

@@ -13,7 +13,7 @@ from pipeline.errors import SketchError
 from pipeline.sketch import cpu, gpu
 from pipeline.sketch.projector import add_sketch, sketch_partition
 from pipeline.sketch.reference import sketch
-from pipeline.sketch.spec import SketchSpec, canonical_name, name_seed
+from pipeline.sketch.spec import SketchSpec, canonical_name, model_digest, name_seed
 
 SEED_P = 0xDEAD_BEEF_1234_5678
 GOLDEN = [-140, -109, 30, 149, -112, 9, 34, -35, -116, 85, 86, -17, 72, 15, -74, 75, 76, -43, 130, 41, 136, -49, -38]
@@ -181,10 +181,34 @@ def test_spec_identifies_the_projection() -> None:
     assert SketchSpec.from_json(spec.to_json()) == spec == pickle.loads(pickle.dumps(spec))
     assert len({spec.digest, SketchSpec(k=64, seed=2).digest, SketchSpec(k=128, seed=1).digest}) == 3
     spec.require_same(SketchSpec(k=64, seed=1), "here")
-    with pytest.raises(SketchError, match="projections"):
+    with pytest.raises(SketchError, match="differ in seed"):
         spec.require_same(SketchSpec(k=64, seed=2), "here")
     with pytest.raises(SketchError, match="version"):
         SketchSpec(k=64, seed=1, version=2)
+    with pytest.raises(SketchError, match="version 2"):
+        SketchSpec.from_json({**spec.to_json(), "version": 2})
+    with pytest.raises(SketchError, match="does not say which"):
+        SketchSpec.from_json({"k": 64, "seed": 1})
+    with pytest.raises(SketchError, match="kind of gradient"):
+        SketchSpec(k=64, seed=1, gradient="momentum")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("seed", 2), ("k", 128), ("gradient", "sign"), ("gradient", "adam"), ("model", "abc")]
+)
+def test_sketches_of_another_kind_have_another_digest_and_are_refused(field: str, value: object) -> None:
+    spec = SketchSpec(k=64, seed=1)
+    other = SketchSpec(**{**spec.to_json(), field: value})
+    assert other.digest != spec.digest
+    with pytest.raises(SketchError, match=f"differ in {field}"):
+        spec.require_same(other, "here")
+
+
+def test_a_model_is_known_by_its_base_and_its_trainable_parameters() -> None:
+    shapes = {"a": (2, 3), "b": (4,)}
+    digest = model_digest("base", shapes)
+    assert digest == model_digest("base", dict(reversed(shapes.items())))
+    assert len({digest, model_digest("other", shapes), model_digest("base", {**shapes, "a": (3, 2)})}) == 3
 
 
 def test_tensors_that_cannot_be_sketched_are_refused() -> None:

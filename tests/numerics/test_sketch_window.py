@@ -30,11 +30,15 @@ def micro_batches(count: int = 12) -> Iterator[tuple[int, str, torch.Tensor, int
         yield key, DATASETS[key % 2], sketch, 10 + key
 
 
+def weight(tokens: int) -> float:
+    return tokens / 8
+
+
 def filled(rank: int = 0, world_size: int = 1, keep_batches: bool = True) -> SketchWindow:
     window = SketchWindow(DATASETS, GROUPS, SPEC, keep_batches=keep_batches)
     for key, dataset, sketch, tokens in micro_batches():
         if key % 3 % world_size == rank:
-            window.add(dataset, sketch, tokens, key=key, spec=SPEC)
+            window.add(dataset, sketch, tokens, weight=weight(tokens), key=key, spec=SPEC)
     return window
 
 
@@ -43,11 +47,17 @@ def test_sums_counts_and_batches() -> None:
     kept = [item for item in micro_batches() if item[0] != 7]
     for d, name in enumerate(DATASETS[:2]):
         mine = [(sketch, tokens) for _, dataset, sketch, tokens in kept if dataset == name]
-        stacked = torch.stack([sketch for sketch, _ in mine])
+        plain = torch.stack([sketch for sketch, _ in mine])
+        weights = torch.tensor([weight(tokens) for _, tokens in mine])
+        stacked = weights[:, None, None] * plain
         assert torch.allclose(window.sum[d], stacked.sum(0), atol=1e-5)
+        assert torch.allclose(window.mean[d], stacked.sum(0) / weights.sum(), atol=1e-5)
         assert torch.allclose(window.half_sum_sq.sum(0)[d], stacked.double().square().sum((0, 2)))
         assert torch.allclose(window.half_total_sq.sum(0)[d], stacked.sum(1).double().square().sum())
-        assert torch.equal(window.batches()[d], stacked.sum(1))
+        assert torch.equal(window.batches()[d], plain.sum(1))
+        assert window.export()["batch_weights"][d].tolist() == weights.tolist()
+        assert window.half_weight.sum(0)[d] == weights.sum()
+        assert torch.isclose(window.half_weight_sq.sum(0)[d], weights.double().square().sum())
         assert window.tokens[d] == sum(tokens for _, tokens in mine)
     assert window.count.tolist() == [6, 5, 0]
     assert window.dropped.tolist() == [0, 1, 0]
@@ -77,7 +87,7 @@ def _reduce_on_rank(rank: int, world_size: int, folder: str) -> None:
         comm, window = TorchComm(), filled(rank, world_size)
         once, again = window.all_reduce(comm), window.all_reduce(comm)
         assert torch.equal(once.half_sum, again.half_sum)
-        other = SketchWindow(DATASETS, GROUPS, SketchSpec(k=64, seed=5 + rank))
+        other = SketchWindow(DATASETS, GROUPS, SketchSpec(k=64, seed=5, model=f"base{rank}"))
         for broken, words in (
             (other, "layout"),
             (_unkeyed(), "common order"),
@@ -139,6 +149,8 @@ def test_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
         SketchWindow(DATASETS[:2], GROUPS, SPEC),
         SketchWindow(DATASETS, GROUPS[:1], SPEC),
         SketchWindow(DATASETS, GROUPS, SketchSpec(k=64, seed=6)),
+        SketchWindow(DATASETS, GROUPS, SketchSpec(k=64, seed=5, gradient="sign")),
+        SketchWindow(DATASETS, GROUPS, SketchSpec(k=64, seed=5, model="abc")),
         SketchWindow(DATASETS, GROUPS, SPEC, keep_batches=True),
     ],
 )
@@ -152,8 +164,12 @@ def test_wrong_input_is_refused() -> None:
     sketch = torch.ones(2, 64)
     with pytest.raises(SketchError, match="clotho"):
         window.add("cloto", sketch)
-    with pytest.raises(SketchError, match="projections"):
+    with pytest.raises(SketchError, match="differ in seed"):
         window.add("clotho", sketch, spec=SketchSpec(k=64, seed=6))
+    with pytest.raises(SketchError, match="differ in gradient, model"):
+        window.add("clotho", sketch, spec=SketchSpec(k=64, seed=5, gradient="sign", model="abc"))
+    with pytest.raises(SketchError, match="positive weight"):
+        window.add("clotho", sketch, weight=0.0)
     with pytest.raises(SketchError, match="layout"):
         window.add("clotho", torch.ones(2, 32))
     window.add("clotho", sketch, key=1)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.probe import run_probe
 from pipeline.config import dump_recipe, load_recipe, recipe_digest
 from pipeline.config.deepspeed import accumulation_steps, check_deepspeed_json, render_deepspeed
 from pipeline.config.load import RECIPES
@@ -69,6 +70,24 @@ def test_recipes_that_extend_each_other_in_a_circle_are_refused(tmp_path: Path) 
         load_recipe(tmp_path / "a.yaml")
 
 
+def test_sketch_settings_that_cannot_work_together_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL)
+    for k in (16, 1000, 2**21):
+        with pytest.raises(ConfigError):
+            load_recipe(file, [f"sketch.k={k}"])
+    with pytest.raises(ConfigError, match="second moments are partitioned"):
+        load_recipe(file, ["sketch.gradient=adam"])
+    (tmp_path / "zero2.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, "compile": {}}))
+    stage_two = ["sketch.mode=partition", "sketch.gradient=adam", f"engine.deepspeed={tmp_path / 'zero2.json'}"]
+    with pytest.raises(ConfigError, match="only ZeRO-3") as caught:
+        render_deepspeed(load_recipe(file, stage_two), 1)
+    assert (caught.value.got, caught.value.expected) == (2, 3)
+    assert render_deepspeed(load_recipe(file, [*stage_two, "sketch.enabled=false"]), 1)
+    with pytest.raises(ConfigError, match="probe cannot take"):
+        run_probe(load_recipe(file, stage_two))
+    assert render_deepspeed(load_recipe(file, stage_two[2:]), 1)["fp16"] == {"enabled": False}
+
+
 @pytest.mark.parametrize("override", ["noequals", "=3", "a..b=1", "arm.x=1"])
 def test_a_bad_override_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError):
@@ -110,6 +129,7 @@ def test_a_world_size_that_does_not_divide_the_batch_is_refused(tmp_path: Path) 
         ({"train_batch_size": 8}, "belongs to the recipe"),
         ({"zero_optimisation": {"stage": 3}}, "zero_optimization"),
         ({"zero_optimization": {"reduce_bucket_size": "auto"}}, "auto"),
+        ({"compile": {"deepcompile": True}}, "no hook can sketch"),
     ],
 )
 def test_a_deepspeed_json_that_would_mislead_is_refused(tree: dict, message: str) -> None:

@@ -10,7 +10,6 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.affinity.estimator import (
     GradientStats,
-    conflict_summary,
     corrected_gram,
     split_half_reliability,
 )
@@ -178,20 +177,6 @@ def test_more_micro_batches_are_more_reliable(planted: Callable) -> None:
     assert few < many
     assert many > 0.9
     assert np.isnan(split_half_reliability(planted(0, batches=3).stats))
-
-
-def test_conflict_summary_counts_opposed_pairs_and_leaves_out_unseen_datasets() -> None:
-    rng = np.random.default_rng(0)
-    towards = np.zeros(64)
-    towards[0] = 3.0
-    rows = {name: sign * towards + 0.1 * rng.standard_normal((8, 64)) for name, sign in (("a", 1), ("b", -1), ("c", 1))}
-    rows["once"] = np.ones((1, 64))
-    summary = conflict_summary(GradientStats.from_batches(rows))
-    assert summary["datasets"] == 3
-    assert summary["negative_share"] == pytest.approx(2 / 3)
-    assert summary["mean_cosine"] == pytest.approx(-1 / 3, abs=0.05)
-    assert set(summary["noise_scale"]) == {"a", "b", "c"}
-    assert conflict_summary(GradientStats.from_batches({"a": np.ones((1, 4))})) == {"datasets": 0, "dropped": 0}
 
 
 def test_statistics_that_do_not_suffice_are_refused() -> None:

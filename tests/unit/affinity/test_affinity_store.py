@@ -24,6 +24,7 @@ from pipeline.affinity.store import (
     save_probe,
     save_version,
 )
+from pipeline.cli.group import group
 from pipeline.errors import AffinityError
 
 
@@ -172,3 +173,40 @@ def test_a_damaged_or_half_replaced_probe_is_refused(stats: GradientStats, tmp_p
     (tmp_path / "probe.json").write_text("{")
     with pytest.raises(AffinityError, match="cannot read"):
         load_probe(tmp_path)
+
+
+def test_a_probe_with_weights_comes_back_and_sketches_of_another_kind_are_refused(
+    stats: GradientStats, tmp_path: Path
+) -> None:
+    assert stats.batches is not None
+    weights = [np.arange(1.0, 1 + len(rows)) for rows in stats.batches]
+    spec = {"k": 512, "seed": 0, "version": 1, "gradient": "raw", "model": "abc"}
+    save_probe(tmp_path, replace(stats, batch_weights=weights, spec=spec))
+    loaded = load_probe(tmp_path, {"k": 512, "seed": 0, "gradient": "raw"})
+    assert loaded.batch_weights is not None
+    assert all(np.array_equal(a, b) for a, b in zip(loaded.batch_weights, weights, strict=True))
+    others = {"k": 256, "seed": 1, "version": 2, "gradient": "sign", "model": "abd"}
+    for key, value in others.items():
+        with pytest.raises(AffinityError, match=f"differ in {key}") as caught:
+            load_probe(tmp_path, {**spec, key: value})
+        assert caught.value.got == {key: spec[key]} and caught.value.expected == {key: value}
+
+
+def test_groups_are_not_made_from_a_probe_of_another_recipe(stats: GradientStats, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"arm: a\nout: {tmp_path}\nmodel: {{path: m}}\ndata: {{shards: s}}\ntrain: {{max_steps: 1}}\n")
+    spec = {"k": 4096, "seed": 0, "version": 1, "gradient": "raw", "model": "abc"}
+    save_probe(tmp_path / "probe", replace(stats, spec={**spec, "gradient": "sign"}))
+    with pytest.raises(AffinityError, match="differ in gradient"):
+        group(str(recipe))
+    save_probe(tmp_path / "probe", replace(stats, spec=spec))
+    group(str(recipe))
+    assert has_versions(tmp_path / "affinity")
+
+
+def test_resamples_use_the_micro_batches_weights(stats: GradientStats) -> None:
+    assert stats.batches is not None
+    alike = replace(stats, batch_weights=[np.full(len(rows), 7.0) for rows in stats.batches])
+    assert np.allclose(bootstrap(alike, 20).gram, bootstrap(stats, 20).gram)
+    uneven = replace(stats, batch_weights=[np.arange(1.0, 1 + len(rows)) for rows in stats.batches])
+    assert not np.allclose(bootstrap(uneven, 20).gram, bootstrap(stats, 20).gram, rtol=1e-3)

@@ -47,6 +47,24 @@ def evaluation(step: int, losses: Mapping[str, Any], **more: Any) -> dict[str, A
     return {"event": "eval", "t": 0.0, "split": "val", **clock, "stage": 0, "datasets": rows, **more}
 
 
+def sketch_event(step: int, pool: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:
+    """A window's sketch event on the datasets in `pool`; a lone dataset has no pairs, one noise scale is unknown."""
+    event: dict[str, Any] = {"event": "sketch", "t": 0.0, "step": step, "micro_batches": 200, "datasets": len(pool)}
+    event["dropped"] = 0
+    if len(pool) < 2:
+        return event
+    names = sorted(pool)
+    cosine = {a: {b: round(float(rng.normal(0.2, 0.3)), 4) for b in names[i + 1 :]} for i, a in enumerate(names[:-1])}
+    values = [value for row in cosine.values() for value in row.values()]
+    return event | {
+        "cosine": cosine,
+        "negative_share": float(np.mean([value < 0 for value in values])),
+        "mean_cosine": float(np.mean(values)),
+        "noise_scale": {name: 4.0 + i for i, name in enumerate(names[1:])},
+        "second_seed": {"micro_batches": 20, "pairs": len(values), "cosine_error": 0.015, "expected_error": 0.0156},
+    }
+
+
 def write_run(
     out: Path,
     arm: str,
@@ -159,6 +177,8 @@ def _write_example_run(out: Path, arm: str, seed: int, plan: list[list[str]], na
             clock = {"step": step, "samples": samples, "tokens": tokens, "wall_s": 0.7 * step}
             rows = {name: {"n": n, "loss": 2.0} for name, n in counts.items()}
             events.append({"event": "step", "t": 0.0, **clock, "loss": 2.0, "lr": 1e-3, "datasets": rows})
+        if step and step % 50 == 0:
+            events.append(sketch_event(step, pool, rng))
         if step % every == 0:
             rows = {}
             for i, name in enumerate(names):

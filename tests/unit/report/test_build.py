@@ -52,7 +52,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 def test_everything_is_written_and_nothing_temporary_is_left(report: Report):
     assert {path.name for path in report.folder.iterdir()} == {"report.html", "report.md", "tables", "figures"}
-    stems = {"affinity", "mean_loss", "loss_by_dataset", "cost_to_target", "mixture"}
+    stems = {"affinity", "mean_loss", "loss_by_dataset", "cost_to_target", "mixture", "conflict"}
     assert {p.name for p in (report.folder / "figures").iterdir()} == {
         f"{s}.{e}" for s in stems for e in ("png", "pdf", "csv")
     }
@@ -80,7 +80,7 @@ def test_every_dataset_and_arm_is_in_all_outputs(report: Report):
 
 def test_markdown_links_existing_figures(report: Report):
     links = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (report.folder / "report.md").read_text())
-    assert len(links) == 5
+    assert len(links) == 6
     assert all((report.folder / link).is_file() for link in links)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.config import parse_recipe
 from pipeline.report.events import read_event_lines
-from pipeline.runlog import EventLog, MlflowLog
+from pipeline.runlog import EventLog, MlflowLog, flat_numbers
+from pipeline.runlog.mlflow_log import BATCH_LIMIT
 
 
 def recipe(tmp_path: Path, **logging: str):
@@ -43,13 +44,20 @@ def test_runs_metrics_and_parents_reach_a_real_store(tmp_path: Path) -> None:
     first.metrics({"train/loss": 1.5}, step=2)
     again = MlflowLog(config, "ignored", {}, resume_run_id=first.run_id)
     again.metrics({"train/loss": 1.2}, step=3)
+    again.metrics({f"sketch/cosine/a/b{i}": 0.5 for i in range(BATCH_LIMIT + 1)}, step=3)
     again.finish("FINISHED")
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mini' / 'mlflow.db'}")
     history = client.get_metric_history(first.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 2.0), (2, 1.5), (3, 1.2)]
+    assert client.get_metric_history(first.run_id, f"sketch/cosine/a/b{BATCH_LIMIT}")[0].value == 0.5
     run = client.get_run(first.run_id)
     assert run.info.status == "FINISHED" and run.data.tags["git_sha"] == "abc" and run.data.params["arm"] == "x"
     assert client.get_run(run.data.tags["mlflow.parentRunId"]).info.run_name == "mini"
+
+
+def test_nested_numbers_are_flattened_and_words_left_out() -> None:
+    tree = {"dropped": 0, "mean_cosine": None, "note": "x", "ok": True, "cosine": {"a": {"b": 0.5}}}
+    assert flat_numbers("sketch", tree) == {"sketch/dropped": 0.0, "sketch/cosine/a/b": 0.5}
 
 
 def test_a_store_that_is_down_costs_nothing_but_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
