@@ -50,7 +50,7 @@ setup(
         "gpu": ["flash-attn>=2.7", "liger-kernel>=0.5"],
         "ray": RAY,
         "media": MEDIA,
-        "bench": ["imageio-ffmpeg>=0.5", "psutil", "traker", "dattri", "lhotse", "litdata", "mosaicml-streaming"],
+        "bench": ["imageio-ffmpeg>=0.5", "psutil", "traker>=0.3.2", "dattri>=0.3", "lhotse", "litdata", "mosaicml-streaming"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "psutil", *RAY, *MEDIA, TRITON],
     },
     entry_points={"console_scripts": ["gst = pipeline.cli.main:main", "gst-data = data_prep.cli:main"]},

@@ -15,8 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
+from typing import Any
 
 from pipeline.errors import ConfigError, GstError
 
@@ -89,6 +88,11 @@ def figure(name: str, value: float, unit: str, *, target: float | None = None, b
     return is_met
 
 
+def not_measured(name: str, why: object) -> None:
+    """Say that a figure is missing, which is no error: a peer is not installed, there is no GPU."""
+    context(f"{name}: NOT MEASURED: {why}")
+
+
 def context(text: str) -> None:
     """A line for people; programs read the lines that begin with FIGURE."""
     print(f"  {text}", flush=True)
@@ -98,10 +102,17 @@ def describe_machine(packages: Sequence[str]) -> None:
     """Print what the figures depend on: commit, processor, load, versions."""
     one_minute, five_minutes, _ = os.getloadavg()
     context(f"commit {_commit()}")
-    context(f"{_processor()}, {len(os.sched_getaffinity(0))} cores; {psutil.virtual_memory().total / 2**30:.0f} GiB")
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    context(f"{_processor()}, {len(os.sched_getaffinity(0))} cores; {memory_bytes / 2**30:.0f} GiB")
     context(f"load before: {one_minute:.1f} (1 minute), {five_minutes:.1f} (5 minutes)")
-    versions = [f"{package} {importlib.metadata.version(package)}" for package in packages]
-    context(", ".join([f"Python {platform.python_version()}", *versions]))
+    context(", ".join([f"Python {platform.python_version()}", *map(_version, packages)]))
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} not installed"
 
 
 def _commit() -> str:
@@ -161,6 +172,8 @@ def measure_command(words: Sequence[object], log: Path, *, env: Mapping[str, str
 
 def tree_bytes(pid: int) -> int:
     """Memory of a process and all below it, shared pages counted once (PSS); resident bytes where PSS is not known."""
+    import psutil  # here, because benchmarks of the sketch run on bare GPU machines
+
     try:
         process = psutil.Process(pid)
         tree = [process, *process.children(recursive=True)]
@@ -169,7 +182,9 @@ def tree_bytes(pid: int) -> int:
     return sum(map(_process_bytes, tree))
 
 
-def _process_bytes(process: psutil.Process) -> int:
+def _process_bytes(process: Any) -> int:
+    import psutil
+
     try:
         return int(process.memory_full_info().pss)
     except (AttributeError, psutil.AccessDenied):

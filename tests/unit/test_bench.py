@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.cli.bench import CHECKOUT, find_benchmarks
 from pipeline.errors import ConfigError
-from tests.bench import common
+from tests.bench import common, sketch_accuracy
+from tests.bench.gradients import energy_share, heavy_tailed_gradients
+from tests.bench.lora_stack import lora_stack
 from tests.bench.prepare_memory import write_openaqa
 from tests.launching import run_command
 
@@ -60,6 +63,11 @@ def test_a_figure_is_one_line_and_a_miss_is_said(
 def test_a_figure_without_target_is_alone(capsys: pytest.CaptureFixture[str]) -> None:
     common.figure("lost", 0, "files")
     assert capsys.readouterr().out == "FIGURE lost 0 files\n"
+
+
+def test_what_could_not_be_measured_is_no_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    common.not_measured("speed", "the peer is not installed")
+    assert capsys.readouterr().out == "  speed: NOT MEASURED: the peer is not installed\n"
 
 
 def test_ratios_are_taken_round_by_round() -> None:
@@ -116,3 +124,40 @@ def test_the_synthetic_openaqa_has_the_shape_of_the_real_one(tmp_path: Path) -> 
     audio = list((tmp_path / "openaqa/audio").rglob("*.wav"))
     assert len(audio) == n_present == 13
     assert all(path.stem in stems and path.stat().st_size > 16_000 for path in audio)
+
+
+def test_the_gpu_benchmark_runs_bare_and_says_that_there_is_no_gpu() -> None:
+    # What a bare GPU machine lacks must not be imported, whether it is installed here or not.
+    lacking = ["psutil", "numba", "pydantic", "yaml", "transformers", "deepspeed", "typer", "rich", "scipy", "pytest"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({lacking}))\nfrom tests.bench import sketch_gpu"
+    done = run_command(sys.executable, "-c", f"{code}\nsketch_gpu.main([])")
+    assert done.returncode == 0, done.stderr
+    assert "FIGURE" not in done.stdout
+    for name in ("fraction_of_copy_bandwidth", "lora_sketch_over_backward"):
+        assert f"{name}: NOT MEASURED" in done.stdout
+
+
+def test_the_stack_of_the_gpu_benchmark_has_the_tensors_it_names() -> None:
+    model = lora_stack(width=256, layers=2, device=torch.device("cpu"))
+    model(torch.randn(1, 8, 256, dtype=torch.bfloat16)).float().square().mean().backward()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(trained) * 16 == 448
+    assert all("lora_" in name and bool(parameter.grad.abs().sum() > 0) for name, parameter in trained.items())
+
+
+def test_synthetic_gradients_are_heavy_tailed_and_their_cosines_exact() -> None:
+    gradients = heavy_tailed_gradients(seed=1, shrink=32)
+    whole = gradients.whole.double()
+    assert energy_share(whole, 0.01) > 0.7
+    assert gradients.cosines.min() < -0.1 and gradients.cosines.max() > 0.2
+    first = whole[0] @ whole[1] / (whole[0].norm() * whole[1].norm())
+    assert torch.allclose(gradients.cosines[0], first) and len(gradients.cosines) == 15
+
+
+def test_the_error_of_a_plain_fold_shows_and_that_of_ours_is_at_theory() -> None:
+    gradients = heavy_tailed_gradients(seed=1, shrink=32)
+    ours, plain = (
+        sketch_accuracy.scaled_rms(sketch_accuracy.cosine_errors(project, gradients, 1024, 20), 1024)
+        for project in (sketch_accuracy.rotated_fold, sketch_accuracy.plain_fold)
+    )
+    assert 0.7 < ours < 1.2 < 2 < plain
