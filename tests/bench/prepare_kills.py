@@ -88,9 +88,8 @@ def survive_kills(corpus: Path, folder: Path, *, n_kills: int, seed: int) -> Kil
     while kills < n_kills:
         out = folder / f"killed-{runs}"
         process = start(prepare_words(corpus, out, "--jobs", rng.choice((1, 2))), log)
-        try:
-            process.wait(rng.uniform(0, usual_s))
-        except subprocess.TimeoutExpired:
+        # Most of a short run is start-up, so every other kill waits for it to have written something.
+        if _is_running_later(process, out, rng, usual_s, while_writing=kills % 2 == 1):
             kill_group(process)
             kills += 1
             middle += _is_in_the_middle(out)
@@ -100,6 +99,23 @@ def survive_kills(corpus: Path, folder: Path, *, n_kills: int, seed: int) -> Kil
         runs += 1
     wrong += differing(clean, _run_to_end(corpus, folder / f"killed-{runs}", log))
     return KillReport(kills, middle, runs + 1, tuple(wrong))
+
+
+def _is_running_later(
+    process: subprocess.Popen[bytes], out: Path, rng: random.Random, usual_s: float, *, while_writing: bool
+) -> bool:
+    """Let a random time go by, from the start or from the next shard on; False when the process ended in it."""
+    longest_s = usual_s
+    if while_writing:
+        longest_s = 0.1
+        before = len(list(out.glob("*/*.tar")))
+        while process.poll() is None and len(list(out.glob("*/*.tar"))) <= before:
+            time.sleep(0.002)
+    try:
+        process.wait(rng.uniform(0, longest_s))
+    except subprocess.TimeoutExpired:
+        return True
+    return False
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
