@@ -7,6 +7,7 @@ SQLite deletes the database itself when the process ends, however it ends. It li
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.adapters.base import SourceClip
+from pipeline.errors import ShardError
 from pipeline.types import Qa
 
 _CACHE_KIB = 64 * 1024
@@ -60,7 +62,11 @@ class Row:
 
 
 class Spool:
-    """The clips of several corpora on disk. Use as a context manager."""
+    """The clips of several corpora on disk. Use as a context manager.
+
+    Raises:
+        ShardError: on leaving, when the database could not be written: its disk is full.
+    """
 
     def __init__(self) -> None:
         self._base = sqlite3.connect("", isolation_level=None)
@@ -73,8 +79,14 @@ class Spool:
         self._base.execute("BEGIN")
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._base.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise ShardError(
+                f"the temporary database of the plan cannot be written: {error}",
+                where={"folder": os.environ.get("SQLITE_TMPDIR") or os.environ.get("TMPDIR") or "/var/tmp"},
+                hint="planning needs about the space of the annotations there: set TMPDIR to a folder with more",
+            ) from error
 
     def add(self, corpus: str, row: Row) -> None:
         """Store one clip; one whose id the corpus had before is stored as a duplicate."""

@@ -15,7 +15,8 @@ from data_prep.adapters.base import SourceClip
 from data_prep.adapters.jsonl import JsonlCorpus
 from data_prep.audio.load import AudioOptions
 from data_prep.planning.plan import Plan, PlanOptions, make_plan
-from pipeline.errors import ConfigError, CorpusError
+from data_prep.planning.spool import Row, Spool
+from pipeline.errors import ConfigError, CorpusError, ShardError
 from pipeline.types import Qa
 
 
@@ -163,3 +164,16 @@ def test_names_and_options_are_checked(tmp_path: Path) -> None:
         make_plan(GivenClips([], name="My.Set"), tmp_path, tmp_path, PlanOptions())
     with pytest.raises(ConfigError, match="out of range"):
         PlanOptions(max_clips_per_shard=100_001)
+
+
+def test_a_full_disk_for_the_temporary_database_names_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SQLITE_TMPDIR", raising=False)
+    row = Row("c", b"", "train", "ok", "", 1, "x" * 10_000, ())
+    with pytest.raises(ShardError, match="set TMPDIR") as caught, Spool() as spool:
+        spool._base.execute("PRAGMA max_page_count = 20")
+        for index in range(100):
+            spool.add("given", replace(row, id=f"c{index}"))
+    assert str(tmp_path) in str(caught.value)
