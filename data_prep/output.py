@@ -8,9 +8,11 @@ from pathlib import Path
 
 from pipeline.errors import ShardError
 
+_RUN_AGAIN = "free disk space or choose another --out, then run again; whole shards are kept"
+
 
 @contextmanager
-def writing(what: str, path: Path) -> Iterator[None]:
+def writing(what: str, path: Path, hint: str = _RUN_AGAIN) -> Iterator[None]:
     """Turn the system's errors of the block into `ShardError`: "<what> cannot be written: No space left on device"."""
     try:
         yield
@@ -18,5 +20,5 @@ def writing(what: str, path: Path) -> Iterator[None]:
         raise ShardError(
             f"{what} cannot be written: {error.strerror}",
             where={"file": error.filename or path},
-            hint="free disk space or choose another --out, then run again; whole shards are kept",
+            hint=hint,
         ) from error

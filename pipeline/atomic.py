@@ -28,7 +28,7 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
 
     A file that has this content already is left alone, with its time: whoever copies changed files has nothing to do.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{socket.gethostname()}.tmp")
+    temporary = temporary_path(path)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -37,6 +37,14 @@ def open_atomic(path: Path) -> Iterator[BinaryIO]:
         take_name(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporary_path(path: Path) -> Path:
+    """Where to write what shall become `path`: hidden, beside it, and named after this process and host.
+
+    `is_stale_temporary` tells from the name whether anybody still writes there.
+    """
+    return path.with_name(f".{path.name}.{os.getpid()}.{socket.gethostname()}.tmp")
 
 
 def take_name(temporary: Path, path: Path) -> None:

@@ -131,3 +131,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when nothing is close."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str | None:
+    """A hint with the known name most like `name`; `otherwise` when nothing is close."""
+    match = nearest(name, known)
+    return f"did you mean {match!r}?" if match else otherwise

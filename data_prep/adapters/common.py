@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, ValidationError
 
 from data_prep.adapters.audio_index import audio_files, is_litter
 from data_prep.adapters.base import AdapterOptions, Findings, SourceClip
-from pipeline.errors import ConfigError, CorpusError, nearest
+from pipeline.errors import ConfigError, CorpusError, did_you_mean
 from pipeline.types import Qa
 
 MAX_DEPTH = 3
@@ -50,13 +50,12 @@ class CorpusAdapter:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             known = list(self.options_type.model_fields)
-            guess = nearest(name, known) if name not in known else None
             raise ConfigError(
                 f"a corpus option is wrong: {first['msg']}",
                 where={"option": f"{self.name}.{name}"},
                 got=values.get(name),
                 expected=" ".join(known) or f"{self.name} has no options",
-                hint=f"did you mean {guess!r}?" if guess else None,
+                hint=did_you_mean(name, known) if name not in known else None,
             ) from None
 
     def find(self, root: Path) -> Path | None:

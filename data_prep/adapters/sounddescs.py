@@ -104,6 +104,7 @@ class _Audio:
                     self._by_folder[sound] = None if sound in self._by_folder else path
 
     def find(self, sound: str, found: Findings) -> Path | None:
+        """The file of a sound id, by its stem, else by the folder of that id; which layout it was is counted."""
         path = self._by_stem.find(sound)
         if path is not None:
             is_nested = _folder_id(path.parent.name) == sound

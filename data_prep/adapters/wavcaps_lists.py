@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.adapters.audio_index import audio_stem, is_litter
 from data_prep.adapters.base import Findings
 from data_prep.adapters.common import folders, read_csv, read_json
-from pipeline.errors import ConfigError, CorpusError, nearest
+from pipeline.errors import ConfigError, CorpusError, did_you_mean
 
 STRICTEST, NONE = "strictest", "none"
 # Short names: of the file name without `blacklist_`, `exclude_` and suffix.
@@ -99,13 +99,13 @@ def _names(chosen: list[str], files: dict[str, Path], root: Path) -> Iterator[st
         elif _short(choice) in files:
             yield _short(choice)
         else:
-            guess = nearest(_short(choice), [*files, STRICTEST, NONE])
+            names = [STRICTEST, NONE, *files]
             raise ConfigError(
                 "a black-list is not there",
                 where={"option": "wavcaps.blacklists", "below": root},
                 got=choice,
-                expected=" ".join([STRICTEST, NONE, *files]),
-                hint=f"did you mean {guess!r}?" if guess else "download the list into the corpus folder",
+                expected=" ".join(names),
+                hint=did_you_mean(_short(choice), names, "download the list into the corpus folder"),
             )
 
 

@@ -187,6 +187,7 @@ class _Zip:
         return None if info is None else info.file_size
 
     def open(self, name: str) -> BinaryIO:
+        """The content of one member, seekable; AudioError when it is absent, damaged, encrypted or too large."""
         info = self._members.get(name)
         if info is None:
             raise AudioError("no such member of the archive", state="missing", where={"archive": self._place})
@@ -239,6 +240,7 @@ class _Parquet:
         self._first_rows = [0, *itertools.accumulate(groups)]
 
     def audio_names(self) -> list[str]:
+        """`<row>/<file name>` of every row, in order; none when no column holds audio."""
         if self._audio is None:
             return []
         if not self._names:
@@ -261,6 +263,7 @@ class _Parquet:
         return max(1, group.column(self._column).total_uncompressed_size // group.num_rows)
 
     def open(self, name: str) -> BinaryIO:
+        """The audio file in one row, seekable; AudioError when the row is absent, empty or damaged."""
         row = self._row(name)
         if row is None:
             raise AudioError("no such row of the parquet file", state="missing", where={"archive": self._place})

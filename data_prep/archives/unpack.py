@@ -17,7 +17,6 @@ import lzma
 import os
 import re
 import shutil
-import socket
 import stat
 import tarfile
 import zipfile
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from data_prep.archives.sources import AUDIO_SUFFIXES, is_litter, member_name, open_zip
-from pipeline.atomic import is_stale_temporary, sync_folder
+from pipeline.atomic import is_stale_temporary, sync_folder, temporary_path
 from pipeline.errors import AudioError, CorpusError
 
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -96,7 +95,7 @@ def _folder_name(archive: Path) -> str:
 
 
 def _unpack_one(archive: Path, target: Path, on_progress: Progress | None) -> Unpacked:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{socket.gethostname()}.tmp")
+    temporary = temporary_path(target)
     with _plain_errors(archive):
         n_packed = archive.stat().st_size
         done = _already_done(archive, n_packed, target)
@@ -302,6 +301,7 @@ class _Box:
         self._make(self.place(member), member)
 
     def add_file(self, member: str, n_bytes: int, content: IO[bytes]) -> None:
+        """Write a new file; EOFError when `content` has not the promised `n_bytes`, CorpusError for an unsafe name."""
         path = self._new(member)
         self.expect(n_bytes)
         try:
@@ -317,6 +317,7 @@ class _Box:
         self._report()
 
     def add_link(self, member: str, target: str) -> None:
+        """Make a symbolic link; where it ends is judged by `check_links`, when all members are there."""
         path = self._new(member)
         if Path(target).is_absolute() or "\0" in target:
             self.refuse(member, f"it is a link that leaves the folder: {target!r}")
@@ -327,6 +328,7 @@ class _Box:
         self._links.append((member, path))
 
     def add_hard_link(self, member: str, target: str) -> None:
+        """Link to a file that the archive brought before; CorpusError when `target` is no such file."""
         path, source = self._new(member), self.place(target, member)
         if source.parent not in self._folders or not source.is_file() or source.is_symlink():
             self.refuse(member, f"it is a link to what is not in the archive: {target!r}")

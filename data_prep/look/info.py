@@ -62,6 +62,7 @@ class Facts:
         return float(np.quantile(self.durations_s, share, method="inverted_cdf"))
 
     def to_json(self) -> dict[str, Any]:
+        """Plain data: durations in seconds, `answers` and `tasks` as counts of questions."""
         return {
             "clips": self.clips,
             "hours": round(self.hours, 6),

@@ -90,6 +90,7 @@ class _BetweenShards:
         self._audio = SameAudio()
 
     def add(self, place: ShardPlace, findings: ShardFindings) -> None:
+        """Take in one shard; shards of held-out splits come first (`held_out_first`)."""
         dataset, split = place.dataset, place.split
         self._keys.setdefault(dataset, Counter()).update(sample.key for sample in findings.samples)
         self._clip_ids.setdefault(dataset, Counter()).update(sample.clip_id for sample in findings.samples)
@@ -103,6 +104,7 @@ class _BetweenShards:
                 self._search.hold(dataset, split, sample.recordings)
 
     def report(self, manifests: dict[str, DatasetManifest], report: LintReport) -> None:
+        """Add to `report` what shows now that every shard of `manifests` was added."""
         for dataset, manifest in manifests.items():
             report.problems += _repeated(dataset, "key", self._keys.get(dataset, Counter()))
             report.problems += _repeated(dataset, "clip", self._clip_ids.get(dataset, Counter()))

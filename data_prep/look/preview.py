@@ -15,9 +15,10 @@ from typing import Any
 
 from data_prep.look.preview_page import DatasetView, render_clip, render_page
 from data_prep.look.reader import choose_datasets, read_audio, read_clips, read_quarantine, read_side
+from data_prep.output import writing
 from pipeline.atomic import write_atomic
 from pipeline.data.manifest import DatasetManifest, SampleEntry
-from pipeline.errors import ConfigError, ShardError
+from pipeline.errors import ConfigError
 
 DEFAULT_MAX_BYTES = 64 * 2**20
 # Browsers refuse more than about a thousand players on one page.
@@ -172,12 +173,6 @@ def _bytes(text: str) -> int:
 
 
 def _write(out: Path, page: bytes) -> None:
-    try:
+    with writing("the preview", out, "give the name of a file in a folder that can be written: --out preview.html"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, page)
-    except OSError as error:
-        raise ShardError(
-            f"the preview cannot be written: {error.strerror}",
-            where={"file": out},
-            hint="give the name of a file in a folder that can be written: --out preview.html",
-        ) from None

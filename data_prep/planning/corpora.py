@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep.adapters.base import Adapter
 from data_prep.adapters.jsonl import METADATA_NAME, JsonlCorpus
 from data_prep.planning.plan import Corpus
-from pipeline.errors import ConfigError, CorpusError, nearest
+from pipeline.errors import ConfigError, CorpusError, did_you_mean
 
 AUTO = "auto"
 JSONL = "jsonl"
@@ -53,12 +53,11 @@ def _with_options(found: list[Corpus], given: Sequence[str]) -> list[Corpus]:
     names = [adapter.name for adapter, _ in found]
     for name in options:
         if name not in names:
-            guess = nearest(name, names)
             raise ConfigError(
                 "an option is for a corpus that is not there",
                 where={"option": name},
                 expected=" ".join(names),
-                hint=f"did you mean {guess!r}?" if guess else None,
+                hint=did_you_mean(name, names),
             )
     return [(adapter.with_options(options.get(adapter.name, {})), folder) for adapter, folder in found]
 
@@ -98,13 +97,12 @@ def _find_one(root: Path, name: str) -> list[Corpus]:
     known = _registry()
     if name not in known:
         names = [AUTO, JSONL, *sorted(known)]
-        guess = nearest(name, names)
         raise ConfigError(
             "no such adapter",
             where={"option": "corpus"},
             got=name,
             expected=" ".join(names),
-            hint=f"did you mean {guess!r}?" if guess else None,
+            hint=did_you_mean(name, names),
         )
     folder = known[name].find(root)
     return [] if folder is None else [(known[name], folder)]
@@ -122,13 +120,12 @@ def _select(found: list[Corpus], only: Sequence[str]) -> list[Corpus]:
     names = [adapter.name for adapter, _ in found]
     for name in only:
         if name not in names:
-            guess = nearest(name, names)
             raise ConfigError(
                 "no such dataset among the corpora that were found",
                 where={"option": "only"},
                 got=name,
                 expected=" ".join(names),
-                hint=f"did you mean {guess!r}?" if guess else None,
+                hint=did_you_mean(name, names),
             )
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:

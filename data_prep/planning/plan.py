@@ -92,6 +92,7 @@ class Plan:
 
     @property
     def shards(self) -> list[ShardTask]:
+        """The work orders, split by split."""
         clips_file = PlanFolder(self.folder).clips(self.plan_hash)
         return [
             ShardTask(

@@ -9,7 +9,6 @@ held_out.tsv               recordings of the val and test splits, for the plans 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from data_prep.output import writing
 from data_prep.planning.leakage import HELD_OUT_NAME
-from pipeline.atomic import take_name, write_atomic
+from pipeline.atomic import take_name, temporary_path, write_atomic
 from pipeline.data.manifest import read_model, write_model
 from pipeline.types import Domain, Split
 
@@ -123,5 +122,5 @@ class PlanFiles:
                 path.unlink()
 
     def _temporary(self, name: str) -> tuple[BinaryIO, Path]:
-        path = self._folder.path / f".{name}.{os.getpid()}.{socket.gethostname()}.tmp"
+        path = temporary_path(self._folder.path / name)
         return open(path, "wb"), path

@@ -11,7 +11,7 @@ from data_prep.archives.sources import size_bytes
 from data_prep.planning import leakage
 from data_prep.planning.spool import Row, Spool, clip_line, read_clip_line
 from data_prep.planning.task import STATES, as_utf8, relative
-from pipeline.errors import CorpusError, nearest
+from pipeline.errors import CorpusError, did_you_mean
 from pipeline.types import SPLITS
 
 _REPORT_EVERY = 1000
@@ -83,13 +83,12 @@ def _state(clip: SourceClip, dataset: str, root: Path) -> tuple[str, str]:
         assert clip.state in STATES, f"{dataset}: state {clip.state!r}"
         return clip.state, clip.reason
     if clip.split not in SPLITS:
-        guess = nearest(clip.split, SPLITS)
         raise CorpusError(
             "unknown split",
             where={"corpus": dataset, "folder": root, "clip": clip.id},
             got=repr(clip.split),
             expected=" ".join(SPLITS),
-            hint=f"did you mean {guess!r}?" if guess else None,
+            hint=did_you_mean(clip.split, SPLITS),
         )
     if not clip.qa or any(not qa.question.strip() or not qa.answer.strip() for qa in clip.qa):
         return "bad_annotation", "a question or answer is missing or blank"
@@ -102,6 +101,7 @@ def _state(clip: SourceClip, dataset: str, root: Path) -> tuple[str, str]:
 
 
 def raise_nothing_usable(spool: Spool, adapter: Adapter, root: Path) -> None:
+    """Raise the CorpusError of a corpus without a usable clip: why, and which files were looked for."""
     where = {"corpus": adapter.name, "folder": root}
     states = spool.states(adapter.name)
     first = [

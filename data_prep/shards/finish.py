@@ -71,6 +71,7 @@ class _Totals:
             self.seconds[side.split] += sum(sample.duration_s for sample in side.samples)
 
     def splits(self) -> dict[str, SplitEntry]:
+        """The manifest's entries, of the splits that have a clip."""
         return {
             split: SplitEntry(
                 clips=self.clips[split],

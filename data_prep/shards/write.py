@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import re
-import socket
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -26,7 +25,7 @@ from data_prep.adapters.base import SourceClip
 from data_prep.audio.load import encode_flac, load_windows
 from data_prep.output import writing
 from data_prep.planning.task import ShardDone, ShardTask, quarantine_record
-from pipeline.atomic import is_stale_temporary, take_name
+from pipeline.atomic import is_stale_temporary, take_name, temporary_path
 from pipeline.data.manifest import SampleEntry, ShardSide, read_model, write_model
 from pipeline.errors import AudioError, ShardError
 from pipeline.types import Clip
@@ -65,7 +64,7 @@ def write_shard(task: ShardTask) -> ShardDone:
     done = finished_side(task)
     if done is not None:
         return done_of(task, done)
-    temporary = task.tar.with_name(f".{task.tar.name}.{os.getpid()}.{socket.gethostname()}.tmp")
+    temporary = temporary_path(task.tar)
     with writing("a shard", task.tar):
         try:
             task.folder.mkdir(parents=True, exist_ok=True)

@@ -87,6 +87,7 @@ class _Windows:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave; SketchError when it is of another form, seed, size or model."""
         if (state["average"] is None) != (self.average is None) or len(state["checks"]) != len(self.checks):
             raise SketchError(
                 "a saved recorder has another form of window than this run",

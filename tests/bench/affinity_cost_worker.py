@@ -16,6 +16,7 @@ from tests.bench.mini_worker import hand_back, new_trainer, open_session, worker
 
 
 def work() -> None:
+    """One rank's part: probes and pair trainings, round by round; rank 0 hands the seconds back."""
     parser = worker_parser()
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--pair-steps", type=int, required=True)

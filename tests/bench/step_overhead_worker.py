@@ -18,6 +18,7 @@ WARM_UP_STEPS = 10
 
 
 def work() -> None:
+    """One rank's part: windows with and without the sketch, alternating; rank 0 hands the seconds back."""
     parser = worker_parser()
     parser.add_argument("--rounds", type=int, required=True)
     options = parser.parse_args()

@@ -69,6 +69,7 @@ class Exact:
         yield
 
     def reduced(self) -> None:
+        """Note the step's exact gradient, as it is, as signs, and divided by Adam's denominators."""
         optimizer = self.session.recipe.train.optimizer
         for name, parameter in trainable_parameters(self.session.engine.module).items():
             grad = safe_get_full_grad(parameter)
@@ -118,6 +119,7 @@ def train(session: Session, datasets: list[str], recorder: Recorders) -> None:
 
 
 def hook_recorder(session: Session, exports: list, **options: Any) -> SketchRecorder:
+    """A recorder by hooks whose windows' exports are appended to `exports`."""
     sketcher = GradientSketcher(session.engine.module.named_parameters(), SketchSpec(K, 0))
     return SketchRecorder(
         sketcher,
@@ -130,6 +132,7 @@ def hook_recorder(session: Session, exports: list, **options: Any) -> SketchReco
 
 
 def partition_recorder(session: Session, gradient: str, exports: list) -> PartitionRecorder:
+    """A recorder of reduced slices whose windows' exports are appended to `exports`."""
     spec = SketchSpec(K, 0, gradient=gradient)
     return PartitionRecorder(
         PartitionSketcher(session.engine.module.named_parameters(), spec, default_group_of("kind")),

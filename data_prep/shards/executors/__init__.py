@@ -14,7 +14,7 @@ from data_prep.planning.task import ShardDone, ShardTask
 from data_prep.shards.executors.array import ArrayExecutor
 from data_prep.shards.executors.local import LocalExecutor
 from data_prep.shards.executors.ray import RayExecutor
-from pipeline.errors import ConfigError, nearest
+from pipeline.errors import ConfigError, did_you_mean
 
 EXECUTORS = ("local", "array", "ray")
 
@@ -49,7 +49,7 @@ def make_executor(
             where={"option": "executor"},
             got=name,
             expected=" ".join(EXECUTORS),
-            hint=f"did you mean {nearest(name, EXECUTORS)!r}?" if nearest(name, EXECUTORS) else None,
+            hint=did_you_mean(name, EXECUTORS),
         )
     if name == "array":
         return ArrayExecutor.from_choices(task_index, num_tasks, LocalExecutor(jobs))

@@ -23,6 +23,7 @@ class RayExecutor:
         return tasks
 
     def run(self, tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, ShardDone]]:
+        """See `Executor.run`; ConfigError when Ray is not installed or no cluster is at `address`."""
         try:
             import ray
         except ImportError:

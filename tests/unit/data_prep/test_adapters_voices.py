@@ -10,15 +10,11 @@ from pathlib import Path
 import corpora_voices as corpora
 import pytest
 from corpus_files import litter, table, text, wav
-from reading import answers, audio_name, built, read
+from reading import answers, audio_name, built, read, splits_of
 
 from data_prep.adapters import ADAPTERS
 from data_prep.adapters.base import Findings, SourceClip
 from pipeline.errors import ConfigError, CorpusError
-
-
-def splits_of(clips: dict[str, SourceClip]) -> dict[str, str]:
-    return {clip.id: clip.split for clip in clips.values()}
 
 
 def every(name: str, root: Path, found: Findings | None = None, **options: str) -> list[SourceClip]:
