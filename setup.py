@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["pipeline", "pipeline.*", "data_prep", "data_prep.*", "ds_configs"]),
     package_data={
-        "pipeline": ["recipes/*.yaml", "report/*.html", "report/*.css", "report/*.js"],
+        "pipeline": ["recipes/*.yaml", "report/*.css", "affinity/service/page/*"],
         "data_prep": ["look/*.css", "look/*.js"],
         "ds_configs": ["*.json"],
     },
@@ -42,6 +42,11 @@ setup(
         "typer>=0.29",
         "rich>=13",
         "matplotlib>=3.8",
+        "fastapi>=0.110",
+        "uvicorn>=0.29",
+        "requests>=2.31",
+        "prometheus-client>=0.20",
+        "limits>=3.10",
         "soundfile>=0.13",
         "soxr>=0.5",
         "espeakng-loader>=0.2",
@@ -56,7 +61,18 @@ setup(
             "traker>=0.3.2",
             "dattri>=0.3",
         ],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.10", "psutil", *RAY, *MEDIA, TRITON],
+        "dev": [
+            "pytest>=8",
+            "hypothesis>=6",
+            "schemathesis>=4",  # fuzzes the affinity service by its own OpenAPI
+            "playwright>=1.40",  # drives the browser that is installed; it downloads none
+            "ruff>=0.6",
+            "mypy>=1.10",
+            "psutil",
+            *RAY,
+            *MEDIA,
+            TRITON,
+        ],
     },
     entry_points={"console_scripts": ["gst = pipeline.cli.main:main", "gst-data = data_prep.cli:main"]},
 )

@@ -109,6 +109,34 @@ class AffinityError(GstError):
     """Sketches do not suffice to estimate an affinity, or a version is missing."""
 
 
+class ConflictError(AffinityError):
+    """The store holds something else under this key; what is stored never changes."""
+
+
+class MissingError(AffinityError):
+    """The store does not have what was asked for; `got` lists sketches that are still to come, where these lack."""
+
+
+class PayloadError(AffinityError):
+    """Bytes or names sent to the store are not what they must be: damaged, too large, NaN, an unsafe name."""
+
+
+class StoreBusyError(AffinityError):
+    """Another process writes to this store; `where["url"]` is its address when it is a service."""
+
+
+class StoreFullError(AffinityError):
+    """The store's disk is full; what was stored before is intact."""
+
+
+class AccessError(AffinityError):
+    """A token is missing or wrong, or a token file can be read by others."""
+
+
+class UnreachableError(AffinityError):
+    """The affinity service did not answer, also not after the retries, or asks to be spared for a while."""
+
+
 class TrainingError(GstError):
     """Training cannot go on: non-finite loss, a lost rank, too many bad samples."""
 

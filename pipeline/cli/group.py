@@ -7,20 +7,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.affinity.estimator import GradientStats, corrected_gram
-from pipeline.affinity.grouping import group_datasets
-from pipeline.affinity.resample import bootstrap
-from pipeline.affinity.store import (
+from pipeline.affinity.compute import compute_version
+from pipeline.affinity.versions import (
     AffinityVersion,
     find_version,
     inputs_digest,
     load_probe,
-    make_version,
     save_version,
 )
 from pipeline.cli.options import Overrides, RecipeOption
 from pipeline.config import load_recipe
-from pipeline.config.schema import AffinityConfig
 from pipeline.sketch.spec import SKETCH_VERSION
 
 
@@ -32,19 +28,9 @@ def group(recipe: RecipeOption, overrides: Overrides = None) -> None:
     expected = {"k": sketch.k, "seed": sketch.seed, "version": SKETCH_VERSION, "gradient": sketch.gradient}
     stats = load_probe(out / "probe", expected)
     inputs = inputs_digest(stats, affinity.model_dump())
-    version = find_version(out / "affinity", inputs) or compute_version(stats, affinity, inputs)
+    version = find_version(out / "affinity", inputs) or compute_version(stats, affinity)
     save_version(out / "affinity", version)
     show(version)
-
-
-def compute_version(stats: GradientStats, affinity: AffinityConfig, inputs: str) -> AffinityVersion:
-    """Estimate, resample, group."""
-    estimate = corrected_gram(stats)
-    intervals = bootstrap(stats, affinity.bootstrap, affinity.seed)
-    grouping = group_datasets(
-        estimate, intervals, metric=affinity.metric, groups=affinity.groups, order=affinity.order, seed=affinity.seed
-    )
-    return make_version(stats, estimate, intervals, grouping, inputs)
 
 
 def show(version: AffinityVersion) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.affinity.estimator import GradientStats
-from pipeline.affinity.store import load_probe, save_probe
+from pipeline.affinity.versions import load_probe, save_probe
+from pipeline.cli.gradients import take_gradients
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.session import Data, Session, digest_of
@@ -16,10 +13,6 @@ from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.dist import launched_rank
 from pipeline.errors import ConfigError
 from pipeline.models.load import base_digest
-from pipeline.runlog import RunConsole
-from pipeline.schedule import StageController, build_plan
-from pipeline.sketch.accumulator import SketchWindow
-from pipeline.types import Clock, MicroBatch
 
 
 def probe(
@@ -70,67 +63,6 @@ def is_done(folder: Path, source: str) -> bool:
     if not (folder / "probe.json").exists():
         return False
     return load_probe(folder).source == source
-
-
-def warm_up(session: Session) -> Clock:
-    """Train a few steps on everything, so that the probe's checkpoint is no longer the untouched base.
-
-    With LoRA this is needed: B starts at zero, and then A has no gradient.
-    """
-    from pipeline import engine as engine_room
-
-    recipe, data, comm = session.recipe, session.data, session.comm
-    controller = StageController(build_plan(recipe, data.sizes, data.domains), recipe)
-    trainer = engine_room.Trainer(
-        recipe=recipe,
-        engine=session.engine,
-        loader=session.train_loader(controller.weights, recipe.train.seed),
-        controller=controller,
-        evaluate=lambda: {},
-        datasets=data.datasets,
-        comm=comm,
-        events=session.events,
-        console=RunConsole(comm.rank, recipe.probe.warmup_steps, "probe warm-up"),
-    )
-    trainer.warm_up(recipe.probe.warmup_steps)
-    return trainer.clock
-
-
-def take_gradients(session: Session, source: str) -> GradientStats:
-    """Warm up, then probe; the cost counts both."""
-    from pipeline import engine as engine_room
-
-    recipe = session.recipe
-    started = time.monotonic()
-    warmed = warm_up(session)
-    size = recipe.probe.micro_batch
-    batches = session.fixed_batches("train", recipe.probe.batches_per_dataset * size, size)
-    sketcher = session.sketcher()
-    window = SketchWindow(session.data.datasets, sketcher.groups, sketcher.spec, keep_batches=True)
-    by_tokens = recipe.sketch.weight == "tokens"
-    world_size, rank = session.comm.world_size, session.comm.rank
-    position = rank
-
-    @contextmanager
-    def record(batch: MicroBatch, tokens: int) -> Iterator[None]:
-        nonlocal position
-        with sketcher.micro_batch(1 / engine_room.loss_scale(session.engine)):
-            yield
-        if batch.counted:
-            window.add(batch.dataset, sketcher.take(), tokens, weight=tokens if by_tokens else 1, key=position)
-        position += world_size
-
-    backwards = engine_room.probe_gradients(session.engine, batches, record)
-    sketcher.close()
-    whole = window.all_reduce(session.comm)
-    cost = {
-        "samples": warmed.samples + int(whole.count.sum()) * size,
-        "tokens": warmed.tokens + int(whole.tokens.sum()),
-        "steps": warmed.step,
-        "backwards": backwards * world_size,
-        "seconds": time.monotonic() - started,
-    }
-    return GradientStats(**whole.export(), cost=cost, source=source)
 
 
 if __name__ == "__main__":

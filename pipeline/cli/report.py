@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from pipeline.affinity.grouping import similarity_of
-from pipeline.affinity.store import AffinityVersion, has_versions, load_version
+from pipeline.affinity.versions import AffinityVersion, has_versions, load_version
 from pipeline.report.build import build_report
 from pipeline.report.figures import AffinityView
 

@@ -69,7 +69,7 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
 
 
-def recipe_digest(recipe: Recipe, *, ignore: Sequence[str] = ("out", "logging")) -> str:
+def recipe_digest(recipe: Recipe, *, ignore: Sequence[str] = ("out", "logging", "service")) -> str:
     """sha256 of what influences the numbers of a run."""
     tree = recipe.model_dump(mode="json", exclude=set(ignore))
     return hashlib.sha256(yaml.safe_dump(tree).encode()).hexdigest()

@@ -144,15 +144,68 @@ class ProbeConfig(_Section):
 
     warmup_steps: Annotated[int, Field(ge=0)] = 30
     batches_per_dataset: Annotated[int, Field(ge=2)] = 16
+    max_batches: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="go on past batches_per_dataset, up to this many, with datasets whose gradient is not clear yet: "
+        "fewer micro-batches than twice the noise scale, or an interval wider than `width`; None: do not",
+    )
+    width: PositiveFloat | None = Field(
+        default=None, description="wanted width of the distances' intervals, as a share of the median distance"
+    )
     micro_batch: PositiveInt = 4
+
+    @model_validator(mode="after")
+    def _can_go_on(self) -> ProbeConfig:
+        if self.max_batches is not None and self.max_batches < self.batches_per_dataset:
+            raise ValueError(
+                f"max_batches ({self.max_batches}) must be at least batches_per_dataset ({self.batches_per_dataset})"
+            )
+        return self
+
+
+class TransferConfig(_Section):
+    """Transferability, the costly rival of gradient affinity: short trainings, and what they do to every loss.
+
+    `source`: train on one dataset, score all; D trainings. `pair`: train on two, half and half, and score both;
+    D (D + 1) / 2 trainings, a dataset with itself included. Either is done once per seed.
+    """
+
+    trainings: Literal["source", "pair"] = "source"
+    steps: PositiveInt = 100
+    seeds: PositiveInt = Field(default=1, description="repeats with other data order; 4 or more give intervals")
 
 
 class AffinityConfig(_Section):
+    """How groups are made from sketches (`method: gradient`) or from short trainings (`method: transferability`)."""
+
+    method: Literal["gradient", "transferability"] = "gradient"
+    modules: dict[str, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None, description="parameter group -> weight, for a view of some modules only; None: the whole gradient"
+    )
     metric: Literal["distance", "cosine"] = "distance"
     groups: Annotated[int, Field(ge=1)] | Literal["auto"] = 3
     order: Literal["progressive", "reverse", "random"] = "progressive"
     bootstrap: Annotated[int, Field(ge=10)] = 200
     seed: int = 0
+
+
+class ServiceConfig(_Section):
+    """Where sketches, versions and events go: the experiment folder's own store, or a service that many jobs share."""
+
+    url: str | None = Field(default=None, description="of `gst serve`; None: the store in <out>/affinity")
+    token_file: str | None = Field(default=None, description="holds the service's write token; mode 600")
+    project: str | None = Field(default=None, description="names this experiment in a shared store; None: name of out")
+    contributor: str = Field(default="main", description="this job, among those that probe the same datasets together")
+    contributors: tuple[str, ...] = Field(default=("main",), description="all of these jobs")
+    push_windows: bool = Field(default=True, description="send the sketches of each window of training")
+    timeout_s: PositiveFloat = Field(default=10.0, description="of one request")
+    retries: Annotated[int, Field(ge=0, le=10)] = 3
+
+    @model_validator(mode="after")
+    def _is_a_contributor(self) -> ServiceConfig:
+        if self.contributor not in self.contributors:
+            raise ValueError(f"contributor ({self.contributor}) must be one of contributors {list(self.contributors)}")
+        return self
 
 
 class PlateauConfig(_Section):
@@ -205,7 +258,7 @@ class ScheduleConfig(_Section):
 
     regime: str = "mix_all"
     weights: WeightsConfig = WeightsConfig()
-    grouping: Literal["gradient", "random", "domain", "explicit"] = "gradient"
+    grouping: Literal["gradient", "transferability", "random", "domain", "explicit"] = "gradient"
     affinity: str | None = Field(default=None, description="folder of affinity versions (`gst group` writes it)")
     version: str = Field(default="latest", description="affinity version; pinned in the run's resolved recipe")
     explicit: tuple[tuple[str, ...], ...] | None = Field(default=None, description="groups in order")
@@ -236,7 +289,9 @@ class Recipe(_Section):
     eval: EvalConfig = EvalConfig()
     sketch: SketchConfig = SketchConfig()
     probe: ProbeConfig = ProbeConfig()
+    transfer: TransferConfig = TransferConfig()
     affinity: AffinityConfig = AffinityConfig()
+    service: ServiceConfig = ServiceConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     engine: EngineConfig = EngineConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from pipeline.errors import ConfigError
-from pipeline.report.events import count_skipped, effective_events, read_event_lines
 from pipeline.report.windows import ConflictWindow, read_windows
+from pipeline.runlog.events import count_skipped, effective_events, read_event_lines
 
 ORIGINAL = "original"
 # Order of the columns; arms not named here follow in name order.

@@ -7,7 +7,7 @@ import time
 import torch
 
 from pipeline.cli.errors import run_guarded
-from pipeline.cli.probe import take_gradients
+from pipeline.cli.gradients import take_gradients
 from pipeline.cli.session import EVAL_SEED, Session
 from pipeline.data.batches import eval_batches
 from pipeline.engine import CheckpointStore

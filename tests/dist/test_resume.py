@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.report.events import read_event_lines
+from pipeline.runlog.events import read_event_lines
 from tests.launching import descendants, kill_all, run_ranks, start_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]

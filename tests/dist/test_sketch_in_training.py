@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.report.events import read_event_lines
+from pipeline.runlog.events import read_event_lines
 from tests.dist.matrix_cells import CELLS, GAS
 from tests.launching import run_ranks
 

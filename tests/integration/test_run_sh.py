@@ -11,7 +11,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from pipeline.report.events import read_event_lines
+from pipeline.runlog.events import read_event_lines
 from tests.launching import run_command
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.affinity.estimator import GradientStats, corrected_gram, split_half_reliability
 from pipeline.affinity.resample import bootstrap
-from pipeline.affinity.store import load_probe, save_probe
+from pipeline.affinity.versions import load_probe, save_probe
 from pipeline.sketch.accumulator import SketchWindow
 from pipeline.sketch.hooks import GradientSketcher
 from pipeline.sketch.spec import SketchSpec

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.report.events import effective_events, read_event_lines
 from pipeline.report.runs import Excluded, Missing, read_experiment
+from pipeline.runlog.events import effective_events, read_event_lines
 from tests.unit.report.example import evaluation, score, write_probe, write_run
 
 TWO = {"a": 1.0, "b": 2.0}

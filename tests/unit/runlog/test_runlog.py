@@ -8,8 +8,8 @@ import mlflow
 import pytest
 
 from pipeline.config import parse_recipe
-from pipeline.report.events import read_event_lines
 from pipeline.runlog import EventLog, MlflowLog, flat_numbers
+from pipeline.runlog.events import read_event_lines
 from pipeline.runlog.mlflow_log import BATCH_LIMIT
 
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.affinity.estimator import GradientStats, corrected_gram
 from pipeline.affinity.grouping import group_datasets
 from pipeline.affinity.resample import bootstrap
-from pipeline.affinity.store import (
+from pipeline.affinity.versions import (
     AffinityVersion,
     find_version,
     has_versions,

@@ -2,7 +2,7 @@
 
     <folder>/<version>.json           datasets, groups, evidence, parameters; written last: the version is complete
     <folder>/<version>.safetensors    its matrices
-    <folder>/latest                   name of the version saved last
+    <folder>/latest                   name of the version saved last; latest-<method>: of those made by that method
 
     <folder>/probe.json, probe.safetensors    one probe's gradient statistics, in the same way
 
@@ -33,14 +33,14 @@ from pipeline.affinity.resample import Bootstrap
 from pipeline.atomic import write_atomic
 from pipeline.errors import AffinityError
 
-FORMAT = 1
+FORMAT = 2
 LATEST = "latest"
 PROBE = "probe"
 
 _VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
 _ESTIMATE_ARRAYS = ("gram", "raw_gram", "noise", "noise_scale", "distance_sq", "raw_distance_sq", "cosine")
 _INTERVAL_ARRAYS = ("distance_low", "distance_high", "cosine_low", "cosine_high")
-_PLAIN = ("datasets", "spec", "source", "inputs", "parameters", "cost", "reliability")
+_PLAIN = ("method", "datasets", "spec", "source", "inputs", "parameters", "cost", "reliability")
 _STATS_JSON = ("datasets", "spec", "cost", "source", "groups")
 _KEPT = ("batches", "batch_weights")
 
@@ -50,6 +50,7 @@ class AffinityVersion:
     """One estimate with its groups, as it was when it was made.
 
     Attributes:
+        method: `gradient` or `transferability`.
         spec: the sketch's projection; source: digest of what was probed.
         inputs: `inputs_digest` of what it was computed from; empty when the maker did not say.
         intervals: distance_low, distance_high, cosine_low, cosine_high, each [D, D]; empty without resamples.
@@ -69,6 +70,7 @@ class AffinityVersion:
     reliability: float | None = None
     inputs: str = ""
     created: str = ""
+    method: str = "gradient"
 
     @property
     def groups(self) -> Groups:
@@ -86,6 +88,7 @@ class AffinityVersion:
     def _content(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
+            "method": self.method,
             "datasets": self.datasets,
             "spec": self.spec,
             "source": self.source,
@@ -156,7 +159,8 @@ def save_version(folder: Path, version: AffinityVersion) -> str:
         write_atomic(folder / f"{version.id}.safetensors", _dump(version._arrays()))
         content = {"id": version.id, "created": version.created, **version._content()}
         write_atomic(folder / f"{version.id}.json", _json_bytes(content, indent=1))
-    write_atomic(folder / LATEST, f"{version.id}\n".encode())
+    for pointer in (f"{LATEST}-{version.method}", LATEST):
+        write_atomic(folder / pointer, f"{version.id}\n".encode())
     return version.id
 
 
@@ -165,18 +169,21 @@ def has_versions(folder: Path) -> bool:
     return (folder / LATEST).is_file()
 
 
-def load_version(folder: Path, version_id: str = LATEST) -> AffinityVersion:
-    """The version named `version_id` (`latest`: the one saved last), checked against its name.
+def load_version(folder: Path, version_id: str = LATEST, method: str | None = None) -> AffinityVersion:
+    """The version named `version_id` (`latest`: the one saved last, by `method` if that is given), checked.
 
     Raises:
         AffinityError: no such version, not a version name, or files that are damaged or were changed.
     """
     if version_id == LATEST:
-        if not has_versions(folder):
+        pointer = folder / (f"{LATEST}-{method}" if method else LATEST)
+        if not pointer.is_file():
             raise AffinityError(
-                "there is no affinity version here", where={"folder": folder}, hint="run `gst probe`, then `gst group`"
+                f"there is no affinity version{f' made by {method}' if method else ''} here",
+                where={"folder": folder},
+                hint="run `gst probe` (or `gst transfer`), then `gst group`",
             )
-        version_id = (folder / LATEST).read_text().strip()
+        version_id = pointer.read_text().strip()
     if not _VERSION_ID.fullmatch(version_id):
         raise AffinityError("not the name of an affinity version", got=version_id, expected="v-<12 hex digits>, latest")
     path = folder / f"{version_id}.json"
