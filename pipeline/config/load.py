@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.schema import REGIME_ALIASES, REGIMES_BUILT, REGIMES_LATER, Recipe
+from pipeline.config.schedule import REGIME_ALIASES, REGIMES_BUILT, REGIMES_LATER
+from pipeline.config.schema import Recipe
 from pipeline.errors import ConfigError, NotBuiltYet, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"

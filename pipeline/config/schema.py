@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from pipeline.config.schedule import ScheduleConfig
+from pipeline.config.section import Section
+from pipeline.config.training import TrainConfig
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """Low-rank adapters of the language model (peft)."""
 
     r: PositiveInt = 8
@@ -20,7 +20,7 @@ class LoraConfig(_Section):
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which `from_pretrained` folder or hub name to start from, and what of it learns."""
 
     path: str
@@ -35,7 +35,7 @@ class ModelConfig(_Section):
     )
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     shards: str
     datasets: tuple[str, ...] | None = Field(default=None, description="None: every prepared dataset")
     max_duration_s: PositiveFloat = 30.0
@@ -43,56 +43,13 @@ class DataConfig(_Section):
     draw: Literal["deficit", "categorical"] = "deficit"
 
 
-class OptimizerConfig(_Section):
-    name: Literal["adamw"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    clip_norm: PositiveFloat = 1.0
-
-
-class LrScheduleConfig(_Section):
-    """Warm-up, constant, then one final decay: the factor depends on the step alone, and a stage may re-warm it."""
-
-    warmup_steps: Annotated[int, Field(ge=0)] = 20
-    decay_share: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.3, description="share of the budget that the final linear decay takes"
-    )
-    rewarm_steps: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="after a stage switch, climb back from `rewarm_floor` in this many steps"
-    )
-    rewarm_floor: Annotated[float, Field(gt=0, le=1)] = 0.3
-
-
-class TrainConfig(_Section):
-    max_steps: PositiveInt
-    global_batch: PositiveInt = Field(default=16, description="examples per optimizer step, over all ranks")
-    micro_batch: PositiveInt = Field(default=4, description="examples per forward; all of one dataset")
-    seed: int = 0
-    optimizer: OptimizerConfig = OptimizerConfig()
-    lr_schedule: LrScheduleConfig = LrScheduleConfig()
-    eval_every: PositiveInt = 25
-    checkpoint_every: PositiveInt = 100
-    keep_checkpoints: PositiveInt = 2
-    save_model: bool = Field(default=False, description="write the trained model as a `from_pretrained` folder")
-
-    @model_validator(mode="after")
-    def _batches_fit(self) -> TrainConfig:
-        if self.global_batch % self.micro_batch:
-            raise ValueError(
-                f"global_batch ({self.global_batch}) must be a multiple of micro_batch ({self.micro_batch})"
-            )
-        return self
-
-
-class EvalConfig(_Section):
+class EvalConfig(Section):
     val_per_dataset: PositiveInt = Field(default=32, description="size of the fixed probe set of each dataset")
     test_per_dataset: PositiveInt | None = Field(default=None, description="None: the whole test split")
     micro_batch: PositiveInt = 8
 
 
-class SketchConfig(_Section):
+class SketchConfig(Section):
     """Gradient sketch taken in every backward of training.
 
     `mode: hook` sketches each micro-batch's own gradient before it is reduced. `mode: partition` sketches the reduced
@@ -139,7 +96,7 @@ class SketchConfig(_Section):
         return self
 
 
-class ProbeConfig(_Section):
+class ProbeConfig(Section):
     """Warm-up at one common checkpoint, then gradients only: the data that groups are made from."""
 
     warmup_steps: Annotated[int, Field(ge=0)] = 30
@@ -163,7 +120,7 @@ class ProbeConfig(_Section):
         return self
 
 
-class TransferConfig(_Section):
+class TransferConfig(Section):
     """Transferability, the costly rival of gradient affinity: short trainings, and what they do to every loss.
 
     `source`: train on one dataset, score all; D trainings. `pair`: train on two, half and half, and score both;
@@ -175,7 +132,7 @@ class TransferConfig(_Section):
     seeds: PositiveInt = Field(default=1, description="repeats with other data order; 4 or more give intervals")
 
 
-class AffinityConfig(_Section):
+class AffinityConfig(Section):
     """How groups are made from sketches (`method: gradient`) or from short trainings (`method: transferability`)."""
 
     method: Literal["gradient", "transferability"] = "gradient"
@@ -189,7 +146,7 @@ class AffinityConfig(_Section):
     seed: int = 0
 
 
-class ServiceConfig(_Section):
+class ServiceConfig(Section):
     """Where sketches, versions and events go: the experiment folder's own store, or a service that many jobs share."""
 
     url: str | None = Field(default=None, description="of `gst serve`; None: the store in <out>/affinity")
@@ -208,77 +165,17 @@ class ServiceConfig(_Section):
         return self
 
 
-class PlateauConfig(_Section):
-    """When the current pool counts as flat.
-
-    `patience`: no new best (by `min_gain`, relative) in `window` evaluations.
-    `slope`: a straight line through the last `window` evaluations falls by less than `min_gain` (relative to the
-    current loss) per evaluation with the stated confidence.
-    """
-
-    detector: Literal["patience", "slope"] = "slope"
-    window: Annotated[int, Field(ge=2)] = 4
-    min_gain: Annotated[float, Field(ge=0)] = 0.02
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
-
-
-class StageConfig(_Section):
-    min_tokens: Annotated[int, Field(ge=0)] = 0
-    max_tokens: PositiveInt | None = None
-    max_share: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        default=None, description="upper bound of each stage but the last, as a share of max_steps"
-    )
-
-
-class WeightsConfig(_Section):
-    """Sampling weights inside the pool: p_i ~ n_i^(1/temperature); 1 is proportional, `uniform` ignores sizes."""
-
-    kind: Literal["proportional", "uniform", "temperature"] = "temperature"
-    temperature: PositiveFloat = 2.0
-
-
-REGIMES_BUILT = ("mix_all", "gst")
-REGIMES_LATER = (
-    "individual",
-    "sequential",
-    "gst_strict_cycle",
-    "tpc",
-    "ads",
-    "tpc_ads",
-    "gram",
-    "pike",
-    "mastering_rate",
-    "gst_adaptive",
-)
-REGIME_ALIASES = {"parallel": "mix_all", "sm": "mix_all"}
-
-
-class ScheduleConfig(_Section):
-    """Which datasets are trained on, when, and with which weights."""
-
-    regime: str = "mix_all"
-    weights: WeightsConfig = WeightsConfig()
-    grouping: Literal["gradient", "transferability", "random", "domain", "explicit"] = "gradient"
-    affinity: str | None = Field(default=None, description="folder of affinity versions (`gst group` writes it)")
-    version: str = Field(default="latest", description="affinity version; pinned in the run's resolved recipe")
-    explicit: tuple[tuple[str, ...], ...] | None = Field(default=None, description="groups in order")
-    order: Literal["progressive", "reverse", "random"] | None = Field(default=None, description="None: as stored")
-    seed: int = Field(default=0, description="seed of random partitions and orders")
-    plateau: PlateauConfig = PlateauConfig()
-    stage: StageConfig = StageConfig()
-
-
-class EngineConfig(_Section):
+class EngineConfig(Section):
     deepspeed: str = Field(default="cpu_zero3.json", description="a file, or a name in ds_configs/")
 
 
-class LoggingConfig(_Section):
+class LoggingConfig(Section):
     mlflow: bool = True
     tracking_uri: str | None = Field(default=None, description="None: SQLite store in the experiment folder")
     experiment: str = "audio-gst"
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """One run: an arm of an experiment with one seed."""
 
     arm: str

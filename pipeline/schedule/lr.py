@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.config.schema import LrScheduleConfig
+from pipeline.config.training import LrScheduleConfig
 
 
 def lr_factor(config: LrScheduleConfig, step: int, max_steps: int, switches: Sequence[int] = ()) -> float:

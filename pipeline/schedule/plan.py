@@ -8,7 +8,8 @@ from pathlib import Path
 
 from pipeline.affinity.grouping import domain_partition, explicit_partition, random_partition, reorder_groups
 from pipeline.affinity.versions import AffinityVersion, load_version
-from pipeline.config.schema import Recipe, ScheduleConfig, WeightsConfig
+from pipeline.config.schedule import ScheduleConfig, WeightsConfig
+from pipeline.config.schema import Recipe
 from pipeline.data.mixture import proportional_weights, temperature_weights, uniform_weights
 from pipeline.errors import ConfigError
 

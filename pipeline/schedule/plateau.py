@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from pipeline.config.schema import PlateauConfig
+from pipeline.config.schedule import PlateauConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import Recipe, parse_recipe
-from pipeline.config.schema import LrScheduleConfig
+from pipeline.config.training import LrScheduleConfig
 from pipeline.errors import AffinityError, CheckpointError, ConfigError
 from pipeline.schedule import StageController, build_plan
 from pipeline.schedule.lr import lr_factor

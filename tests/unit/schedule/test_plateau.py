@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.config.schema import PlateauConfig
+from pipeline.config.schedule import PlateauConfig
 from pipeline.schedule.plateau import detect_plateau
 
 SLOPE = PlateauConfig(detector="slope", window=4, min_gain=0.01, confidence=0.8)
