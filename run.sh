@@ -127,10 +127,19 @@ stage_done
 
 # ----------------------------------------------------------------------------------------------------------- 6 arms
 stage "6/7 arms: $ARMS, $SEEDS seed(s), $WORLD_SIZE rank(s)"
+# Each arm's own groups, made right before it trains: arms of one method share the pointer to the latest version.
+train_arm() {
+  local arm=$1 seed=$2 recipe="mini-${1//_/-}"
+  case $arm in
+    gst-t[0-9]*) launch pipeline.cli.transfer -c "$recipe" "${COMMON[@]}" ;;&
+    gst-[gt][0-9]* | gst-random-*) gst group -c "$recipe" "${COMMON[@]}" ;;
+  esac
+  launch pipeline.cli.train -c "$recipe" "${COMMON[@]}" "train.seed=$seed" "schedule.seed=$seed" \
+    "schedule.affinity=$OUT/affinity"
+}
 for ((seed = 0; seed < SEEDS; seed++)); do
   for arm in ${ARMS//,/ }; do
-    once "$OUT/marks/$arm-s$seed" "$KEY" launch pipeline.cli.train -c "mini-${arm//_/-}" "${COMMON[@]}" \
-      "train.seed=$seed" "schedule.seed=$seed" "schedule.affinity=$OUT/affinity"
+    once "$OUT/marks/$arm-s$seed" "$KEY" train_arm "$arm" "$seed"
   done
 done
 stage_done
@@ -143,4 +152,5 @@ stage_done
 
 echo
 echo "experiment: $OUT   MLflow store: mlflow ui --backend-store-uri sqlite:///$OUT/mlflow.db"
+echo "runs, affinity and groups in a browser: gst serve $OUT"
 echo "all stages: $((SECONDS - STARTED)) s"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-import torch.distributed as torch_dist
+if TYPE_CHECKING:  # commands that never compute ask this module for their rank, and torch takes seconds to import
+    import torch
 
 
 class Comm(Protocol):
@@ -54,31 +54,35 @@ class TorchComm:
     """torch.distributed's default process group, which the engine has initialised."""
 
     def __init__(self) -> None:
-        self.rank = torch_dist.get_rank()
-        self.world_size = torch_dist.get_world_size()
+        import torch
+        import torch.distributed
+
+        self._dist = torch.distributed
+        self.rank = self._dist.get_rank()
+        self.world_size = self._dist.get_world_size()
         # NCCL reduces what lies on its GPU only, while most of our sums are a few numbers on the CPU.
-        self._gpu = torch.device("cuda") if torch_dist.get_backend() == "nccl" else None
+        self._gpu = torch.device("cuda") if self._dist.get_backend() == "nccl" else None
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._gpu is None or tensor.is_cuda:
-            torch_dist.all_reduce(tensor)
+            self._dist.all_reduce(tensor)
             return tensor
         moved = tensor.to(self._gpu)
-        torch_dist.all_reduce(moved)
+        self._dist.all_reduce(moved)
         return tensor.copy_(moved)
 
     def broadcast_object(self, value: Any) -> Any:
         box = [value]
-        torch_dist.broadcast_object_list(box, src=0)
+        self._dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def gather_objects(self, value: Any) -> list[Any]:
         box: list[Any] = [None] * self.world_size
-        torch_dist.all_gather_object(box, value)
+        self._dist.all_gather_object(box, value)
         return box
 
     def barrier(self) -> None:
-        torch_dist.barrier()
+        self._dist.barrier()
 
 
 def launched_rank() -> int:

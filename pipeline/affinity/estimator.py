@@ -9,24 +9,45 @@ U-statistic; Hoeffding 1948).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import AffinityError
+from pipeline.errors import AffinityError, did_you_mean
 
 Array = npt.NDArray[Any]
 
 CLEARLY_POSITIVE = 2.0  # standard errors above zero
+
+# Axes of the arrays of `GradientStats`: D datasets, K sketch, G parameter groups, H the two halves.
+STATS_AXES = {
+    "count": "D",
+    "sum": "DK",
+    "sum_sq": "D",
+    "weight": "D",
+    "weight_sq": "D",
+    "half_count": "HD",
+    "half_sum": "HDK",
+    "half_sum_sq": "HD",
+    "half_weight": "HD",
+    "half_weight_sq": "HD",
+    "group_sum": "DGK",
+    "group_sum_sq": "DG",
+    "dropped": "D",
+    "tokens": "D",
+}
+# Axes of each dataset's own array in the fields that hold a list of D of them: B kept micro-batches.
+KEPT_AXES = {"batches": "BK", "batch_weights": "B", "group_batches": "BGK"}
 
 
 @dataclass(frozen=True)
 class GradientStats:
     """Sketches of every dataset's gradient at one checkpoint, as sums (and one by one, where they were kept).
 
+    `STATS_AXES` and `KEPT_AXES` say which axis of each array is what.
     `pipeline.sketch.accumulator.SketchWindow.export()` has these field names, except `cost` and `source`.
 
     Attributes:
@@ -42,6 +63,7 @@ class GradientStats:
         half_count, half_sum, half_sum_sq, half_weight, half_weight_sq: the same sums for two halves of the
             micro-batches, leading axis 2.
         groups: [G] parameter-group names, with group_sum [D, G, K] and group_sum_sq [D, G].
+        group_batches: per dataset [B_i, G, K], `batches` before the sum over groups; None when not kept.
         dropped: [D] micro-batches with non-finite gradients; tokens: [D] answer tokens.
     """
 
@@ -64,6 +86,7 @@ class GradientStats:
     groups: list[str] | None = None
     group_sum: Array | None = None
     group_sum_sq: Array | None = None
+    group_batches: list[Array] | None = None
     dropped: Array | None = None
     tokens: Array | None = None
 
@@ -71,29 +94,39 @@ class GradientStats:
         d = len(self.datasets)
         if d == 0 or len(set(self.datasets)) != d:
             raise AffinityError("gradient statistics need dataset names, each once", got=self.datasets)
-        fits = (
-            self.count.shape == (d,)
-            and self.sum.ndim == 2
-            and len(self.sum) == d
-            and self.sum_sq.shape == (d,)
-            and (self.batches is None or [len(rows) for rows in self.batches] == self.count.tolist())
-            and (self.batch_weights is None or [len(w) for w in self.batch_weights] == self.count.tolist())
-            and (self.weight is None) == (self.weight_sq is None)
-        )
-        if not fits:
+        misfits = self._misfits()
+        if misfits:
             raise AffinityError(
                 "gradient statistics do not fit together",
-                got=f"count {self.count.shape}, sum {self.sum.shape}, sum_sq {self.sum_sq.shape}",
+                got="; ".join(misfits),
                 expected=f"one row for each of {d} datasets, and as many kept micro-batches as counted",
             )
         if not (np.isfinite(self.sum).all() and np.isfinite(self.sum_sq).all()):
             raise AffinityError("gradient statistics hold NaN or infinity", hint="drop non-finite sketches, count them")
 
+    def _misfits(self) -> list[str]:
+        """Arrays whose shape contradicts the others, as `name: shape`."""
+        sizes = {"D": len(self.datasets), "H": 2, "K": self.sum.shape[-1], "G": len(self.groups or ())}
+        found = (
+            ["weight and weight_sq: one without the other"] if (self.weight is None) != (self.weight_sq is None) else []
+        )
+        for name, axes in STATS_AXES.items():
+            value = getattr(self, name)
+            if value is not None and value.shape != tuple(sizes[axis] for axis in axes):
+                found.append(f"{name}: {value.shape}")
+        if found:
+            return found
+        for name, axes in KEPT_AXES.items():
+            kept = getattr(self, name)
+            wanted = [tuple(int(b) if axis == "B" else sizes[axis] for axis in axes) for b in self.count]
+            if kept is not None and [rows.shape for rows in kept] != wanted:
+                found.append(f"{name}: {[rows.shape for rows in kept]}")
+        return found
+
     @classmethod
     def from_batches(cls, batches: Mapping[str, Array], spec: dict[str, Any] | None = None) -> GradientStats:
         """Statistics of micro-batch sketches held in memory, dataset -> [B_i, K]; halves take them in turn."""
         rows = [np.asarray(each, dtype=np.float64) for each in batches.values()]
-        halves = [[each[half::2] for each in rows] for half in (0, 1)]
         return cls(
             datasets=list(batches),
             count=np.array([len(each) for each in rows]),
@@ -101,9 +134,7 @@ class GradientStats:
             sum_sq=np.array([np.square(each).sum() for each in rows]),
             batches=rows,
             spec=dict(spec or {}),
-            half_count=np.array([[len(each) for each in half] for half in halves]),
-            half_sum=np.stack([np.stack([each.sum(0) for each in half]) for half in halves]),
-            half_sum_sq=np.array([[np.square(each).sum() for each in half] for half in halves]),
+            **_halves(rows, None),
         )
 
     @property
@@ -120,69 +151,82 @@ class GradientStats:
         return weight**2 / weight_sq
 
     def select(self, datasets: list[str]) -> GradientStats:
-        """The statistics of some datasets only, without parameter groups."""
+        """The statistics of some datasets only, in that order."""
         rows = [self.datasets.index(name) for name in datasets]
-
-        def of_each(value: Array | None, axis: int = 0) -> Any:
-            return None if value is None else np.take(value, rows, axis)
-
-        def kept(value: list[Array] | None) -> list[Array] | None:
-            return None if value is None else [value[row] for row in rows]
-
-        return GradientStats(
-            datasets=datasets,
-            count=of_each(self.count),
-            sum=of_each(self.sum),
-            sum_sq=of_each(self.sum_sq),
-            weight=of_each(self.weight),
-            weight_sq=of_each(self.weight_sq),
-            batches=kept(self.batches),
-            batch_weights=kept(self.batch_weights),
-            spec=self.spec,
-            cost=self.cost,
-            source=self.source,
-            dropped=of_each(self.dropped),
-            half_count=of_each(self.half_count, 1),
-            half_sum=of_each(self.half_sum, 1),
-            half_sum_sq=of_each(self.half_sum_sq, 1),
-            half_weight=of_each(self.half_weight, 1),
-            half_weight_sq=of_each(self.half_weight_sq, 1),
-        )
+        chosen: dict[str, Any] = {}
+        for name, axes in STATS_AXES.items():
+            value = getattr(self, name)
+            chosen[name] = None if value is None else np.take(value, rows, axes.index("D"))
+        for name in KEPT_AXES:
+            kept = getattr(self, name)
+            chosen[name] = None if kept is None else [kept[row] for row in rows]
+        return replace(self, datasets=list(datasets), **chosen)
 
     def weighted(self, weights: Mapping[str, float]) -> GradientStats:
-        """Statistics in which parameter group g counts `weights[g]` times (0 leaves it out); sums only.
+        """Statistics in which parameter group g counts `weights[g]` times (0 or not named: it is left out).
 
         Inner products become sum_g w_g <s_ig, s_jg>: the groups' sketches are put side by side, times sqrt(w_g).
+        Without `group_batches` these are sums only, and there is nothing to resample.
 
         Raises:
             AffinityError: groups were not kept apart, or a weight is negative or of an unknown group.
         """
         if self.groups is None or self.group_sum is None or self.group_sum_sq is None:
             raise AffinityError("these statistics do not keep parameter groups apart", hint="probe with group_by: kind")
-        unknown = sorted(set(weights) - set(self.groups))
-        if unknown or any(not weight >= 0 for weight in weights.values()):
-            raise AffinityError(
-                "weights must be zero or more, of known parameter groups",
-                got=dict(weights),
-                expected=", ".join(self.groups),
-            )
+        _require_group_weights(weights, self.groups)
         w = np.array([weights.get(name, 0.0) for name in self.groups])
-        side_by_side = self.group_sum * np.sqrt(w)[:, None]
+        used = np.flatnonzero(w)
+        scale = np.sqrt(w[used])[:, None]
+
+        def side_by_side(rows: Array) -> Array:
+            return (rows[:, used] * scale.astype(rows.dtype)).reshape(len(rows), -1)
+
+        batches = None if self.group_batches is None else [side_by_side(rows) for rows in self.group_batches]
+        halves = {
+            "half_count": None,
+            "half_sum": None,
+            "half_sum_sq": None,
+            "half_weight": None,
+            "half_weight_sq": None,
+        }
         return replace(
             self,
-            sum=side_by_side.reshape(len(self.datasets), -1),
+            sum=side_by_side(self.group_sum),
             sum_sq=self.group_sum_sq @ w,
-            batches=None,
-            batch_weights=None,
-            half_count=None,
-            half_sum=None,
-            half_sum_sq=None,
-            half_weight=None,
-            half_weight_sq=None,
+            batches=batches,
+            batch_weights=None if batches is None else self.batch_weights,
+            **(halves if batches is None else _halves(batches, self.batch_weights)),
             groups=None,
             group_sum=None,
             group_sum_sq=None,
+            group_batches=None,
         )
+
+
+def _require_group_weights(weights: Mapping[str, float], groups: Sequence[str]) -> None:
+    unknown = sorted(set(weights) - set(groups))
+    if unknown:
+        raise AffinityError(
+            "unknown parameter groups",
+            got=", ".join(unknown),
+            expected=", ".join(groups),
+            hint=did_you_mean(unknown[0], groups),
+        )
+    if any(not 0 <= weight < np.inf for weight in weights.values()) or not any(weights.values()):
+        raise AffinityError("weights of parameter groups must be zero or more, and not all zero", got=dict(weights))
+
+
+def _halves(rows: Sequence[Array], weights: Sequence[Array] | None) -> dict[str, Any]:
+    """The `half_...` sums of kept micro-batches, which go to the two halves in turn."""
+    every = weights if weights is not None else [np.ones(len(each)) for each in rows]
+    pairs = [[(each[half::2], w[half::2]) for each, w in zip(rows, every, strict=True)] for half in (0, 1)]
+    return {
+        "half_count": np.array([[len(w) for _, w in half] for half in pairs]),
+        "half_sum": np.stack([np.stack([w @ each for each, w in half]) for half in pairs]),
+        "half_sum_sq": np.array([[w**2 @ np.square(each).sum(1) for each, w in half] for half in pairs]),
+        "half_weight": np.array([[w.sum() for _, w in half] for half in pairs]),
+        "half_weight_sq": np.array([[np.square(w).sum() for _, w in half] for half in pairs]),
+    }
 
 
 @dataclass(frozen=True)
@@ -229,12 +273,11 @@ def corrected_gram(stats: GradientStats, weights: Mapping[str, float] | None = N
         stats = stats.weighted(weights)
     _require_two(stats)
     weight, weight_sq = stats.weights
-    mean = stats.sum / weight[:, None]
-    raw = mean @ mean.T
-    diagonal = (weight**2 * np.diag(raw) - stats.sum_sq) / (weight**2 - weight_sq)
+    gram = gram_of_sums(stats.sum, stats.sum_sq, weight, weight_sq)
+    diagonal = np.diag(gram).copy()
     noise = stats.sum_sq / weight_sq - diagonal
-    gram = raw.copy()
-    np.fill_diagonal(gram, diagonal)
+    raw = gram.copy()
+    np.fill_diagonal(raw, (diagonal * (weight**2 - weight_sq) + stats.sum_sq) / weight**2)
     clear = diagonal > CLEARLY_POSITIVE * _standard_error(stats, noise)
     cosine = np.full_like(gram, np.nan)
     cosine[np.ix_(clear, clear)] = cosine_of(gram[np.ix_(clear, clear)])
@@ -250,6 +293,27 @@ def corrected_gram(stats: GradientStats, weights: Mapping[str, float] | None = N
         cosine=cosine,
         warnings=_warnings(stats, diagonal, clear, distance),
     )
+
+
+def gram_of_sums(total: Array, total_sq: Array, weight: Array, weight_sq: Array, *, fast: bool = False) -> Array:
+    """[D, D] corrected Gram matrix of sums [D, K], by the formulas of `corrected_gram`.
+
+    Args:
+        total, total_sq, weight, weight_sq: as `GradientStats.sum`, `sum_sq` and `weights`.
+        fast: multiply in float32, which is off by about 1e-7 of the product of two summed sketches' norms; otherwise
+            float64, because the diagonal is a small difference where noise is large.
+    """
+    if fast:
+        largest = float(max(total.max(), -total.min())) or 1.0  # squares must neither overflow nor vanish
+        narrow = np.divide(total, largest, out=np.empty(total.shape, dtype=np.float32), casting="same_kind")
+        inner = (narrow @ narrow.T).astype(np.float64) * largest**2
+    else:
+        wide = np.asarray(total, dtype=np.float64)
+        inner = wide @ wide.T
+    diagonal = (np.diag(inner) - total_sq) / (weight**2 - weight_sq)
+    inner /= np.outer(weight, weight)
+    np.fill_diagonal(inner, diagonal)
+    return inner
 
 
 def distance_of(gram: Array) -> Array:
@@ -318,31 +382,3 @@ def _warnings(stats: GradientStats, diagonal: Array, clear: Array, distance: Arr
         lost = ", ".join(f"{name}: {n}" for name, n in zip(stats.datasets, stats.dropped, strict=True) if n)
         found.append(f"micro-batches with non-finite gradients were left out ({lost})")
     return tuple(found)
-
-
-def split_half_reliability(stats: GradientStats) -> float:
-    """How well the pairwise distances of one half of the micro-batches predict the other half's, stepped up to all.
-
-    Pearson correlation r over pairs, then 2r / (1 + r) (Spearman-Brown). NaN without halves, with fewer than three
-    pairs, or when a half holds fewer than two micro-batches of some dataset.
-    """
-    if stats.half_count is None or stats.half_sum is None or stats.half_sum_sq is None:
-        return float("nan")
-    if stats.half_count.min() < 2 or len(stats.datasets) < 3:
-        return float("nan")
-    upper = np.triu_indices(len(stats.datasets), 1)
-    distances = []
-    for number, (count, total, total_sq) in enumerate(
-        zip(stats.half_count, stats.half_sum, stats.half_sum_sq, strict=True)
-    ):
-        half = GradientStats(
-            datasets=stats.datasets,
-            count=count,
-            sum=total,
-            sum_sq=total_sq,
-            weight=None if stats.half_weight is None else stats.half_weight[number],
-            weight_sq=None if stats.half_weight_sq is None else stats.half_weight_sq[number],
-        )
-        distances.append(corrected_gram(half).distance_sq[upper])
-    r = float(np.corrcoef(distances[0], distances[1])[0, 1])
-    return 2 * r / (1 + r) if r > -1 else float("nan")

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
-from sklearn.cluster import spectral_clustering
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from pipeline.affinity.estimator import Array, GramEstimate, cosine_of, distance_of
@@ -22,13 +20,13 @@ from pipeline.affinity.partitions import (
     reorder_groups,
 )
 from pipeline.affinity.resample import Bootstrap
+from pipeline.affinity.spectral import Labels, spectrum_of
 from pipeline.errors import AffinityError
 
 __all__ = [
     "Grouping",
     "group_datasets",
     "similarity_of",
-    "spectral_labels",
     "domain_partition",
     "explicit_partition",
     "order_groups",
@@ -37,8 +35,6 @@ __all__ = [
 ]
 
 Metric = Literal["distance", "cosine"]
-Labels = npt.NDArray[np.int64]
-
 AUTO_SIZES = (2, 3, 4, 5)
 STABILITY_TIE = 0.02  # stabilities closer than this are a tie, which the silhouette breaks
 MIN_EFFECT = 0.05  # smallest gap, as a share of the median distance, that counts as structure
@@ -104,6 +100,7 @@ def group_datasets(
     seed: int = 0,
     weights: Mapping[str, float] | None = None,
     min_effect: float = MIN_EFFECT,
+    why_no_resamples: str = "there are no resampled micro-batches",
 ) -> Grouping:
     """Spectral groups of the datasets.
 
@@ -115,15 +112,17 @@ def group_datasets(
         intervals: `bootstrap(stats, ...)`; needed for `auto`, and for the evidence at a fixed K.
         weights: sampling weights for the order of groups; equal when None.
         seed: of a random order.
+        why_no_resamples: said in the verdict where there are no `intervals`.
 
     Raises:
         AffinityError: more groups than datasets, `auto` without resamples, or a cosine that is not defined.
     """
     d = len(estimate.datasets)
     similarity = similarity_of(estimate, metric)
-    candidates = _candidates(groups, d, with_resamples=intervals is not None)
-    partitions = {k: spectral_labels(similarity, k) for k in candidates}
-    resampled = {k: _resampled_labels(intervals, metric, k) for k in candidates} if intervals is not None else {}
+    candidates = _candidates(groups, d, why_no_resamples if intervals is None else None)
+    spectrum = spectrum_of(similarity, max(*AUTO_SIZES, *candidates) + 1)
+    partitions = {k: spectrum.labels(k) for k in candidates}
+    resampled = _resampled_labels(intervals, metric, candidates) if intervals is not None else {}
     stability = {
         k: float(np.mean([adjusted_rand_score(partitions[k], each) for each in labels]))
         for k, labels in resampled.items()
@@ -135,20 +134,20 @@ def group_datasets(
     gap = _held_out_gap(intervals, metric, best) if intervals is not None and 1 < best < d else None
     rejected = groups == "auto" and (gap is None or not _is_structure(gap, min_effect))
     labels = np.zeros(d, dtype=np.int64) if rejected else partitions[best]
+    if intervals is not None:
+        why_no_resamples = "every dataset is a group of its own"  # the only case of no gap at a fixed K
     found = [[estimate.datasets[i] for i in np.flatnonzero(labels == label)] for label in np.unique(labels)]
     return Grouping(
         groups=order_groups(estimate.gram, estimate.datasets, found, order, weights=weights, seed=seed),
         order=order,
         metric=metric,
-        verdict=_verdict(best, stability.get(best), gap, min_effect, chosen=groups != "auto"),
+        verdict=_verdict(best, len(found), stability.get(best), gap, min_effect, groups != "auto", why_no_resamples),
         seed=seed,
         stability=stability,
         silhouette=silhouette,
-        eigengap=_eigengap(similarity),
+        eigengap={k: gap for k, gap in spectrum.eigengap.items() if k <= max(AUTO_SIZES)},
         co_assignment=_co_assignment(resampled[best]).tolist() if best in resampled else None,
-        gap=None if gap is None else float(gap.mean()),
-        gap_low=None if gap is None else float(np.quantile(gap, GAP_TAIL)),
-        gap_high=None if gap is None else float(np.quantile(gap, 1 - GAP_TAIL)),
+        **_interval(gap),
     )
 
 
@@ -171,29 +170,19 @@ def similarity_of(estimate: GramEstimate, metric: str) -> Array:
     return _similarity(estimate.gram, metric)
 
 
-def _candidates(groups: int | Literal["auto"], d: int, *, with_resamples: bool) -> list[int]:
+def _candidates(groups: int | Literal["auto"], d: int, why_no_resamples: str | None) -> list[int]:
     """The numbers of groups to try."""
     if groups == "auto":
-        if not with_resamples:
+        if why_no_resamples is not None:
             raise AffinityError(
                 "`groups: auto` needs resamples to tell structure from noise",
+                got=why_no_resamples,
                 hint="probe with kept micro-batches, or name the number of groups",
             )
         return [k for k in AUTO_SIZES if k < d]
     if not 1 <= groups <= d:
         raise AffinityError("the number of groups does not fit", got=groups, expected=f"1 to {d}, or auto")
     return [groups]
-
-
-def spectral_labels(similarity: Array, k: int) -> Labels:
-    """[D] group numbers by spectral clustering; deterministic (`cluster_qr`, Damle, Minden and Ying 2019)."""
-    d = len(similarity)
-    if k == 1:
-        return np.zeros(d, dtype=np.int64)
-    if k == d:
-        return np.arange(d)
-    labels = spectral_clustering(similarity, n_clusters=k, assign_labels="cluster_qr", random_state=0)
-    return np.asarray(labels, dtype=np.int64)
 
 
 def _dissimilarity(gram: Array, metric: str) -> Array:
@@ -210,22 +199,36 @@ def _similarity(gram: Array, metric: str) -> Array:
         similarity = 1.0 - dissimilarity / 2
     else:
         distance = np.clip(dissimilarity, 0.0, None)
-        similarity = np.maximum(np.exp(-distance / (_scale(distance) or 1.0)), MIN_SIMILARITY)
+        scale = _median(distance) or _median(distance[distance > 0]) or 1.0
+        similarity = np.maximum(np.exp(-distance / scale), MIN_SIMILARITY)
     np.fill_diagonal(similarity, 1.0)
     return similarity
 
 
-def _scale(dissimilarity: Array) -> float:
-    return float(np.median(dissimilarity[np.triu_indices(len(dissimilarity), 1)])) if len(dissimilarity) > 1 else 0.0
+def _median(dissimilarity: Array) -> float:
+    """Of all pairs of different datasets [D, D], or of the numbers given [N]; 0 when there are none."""
+    values = dissimilarity if dissimilarity.ndim == 1 else dissimilarity[np.triu_indices(len(dissimilarity), 1)]
+    return float(np.median(values)) if values.size else 0.0
 
 
-def _resampled_labels(intervals: Bootstrap, metric: Metric, k: int) -> list[Labels]:
-    return [spectral_labels(_similarity(gram, metric), k) for gram in intervals.gram]
+def _resampled_labels(intervals: Bootstrap, metric: Metric, sizes: list[int]) -> dict[int, list[Labels]]:
+    """K -> labels [D] of every resample."""
+    found: dict[int, list[Labels]] = {k: [] for k in sizes}
+    for gram in intervals.gram if sizes else ():
+        spectrum = spectrum_of(_similarity(gram, metric), max(sizes))
+        for k in sizes:
+            found[k].append(spectrum.labels(k))
+    return found
 
 
 def _co_assignment(resampled: list[Labels]) -> Array:
+    """[D, D] share of the resamples that put two datasets into one group."""
     stacked = np.stack(resampled)
-    return (stacked[:, :, None] == stacked[:, None, :]).mean(0)
+    together = np.zeros((stacked.shape[1], stacked.shape[1]))
+    for label in np.unique(stacked):
+        member = (stacked == label).astype(np.float64)
+        together += member.T @ member
+    return together / len(stacked)
 
 
 def _silhouette(similarity: Array, labels: Labels) -> float | None:
@@ -233,13 +236,6 @@ def _silhouette(similarity: Array, labels: Labels) -> float | None:
     if not 1 < len(np.unique(labels)) < len(labels):
         return None
     return float(silhouette_score(1.0 - similarity, labels, metric="precomputed"))
-
-
-def _eigengap(similarity: Array) -> dict[int, float]:
-    """K -> lambda_(K+1) - lambda_K of the symmetric normalised Laplacian: large after the true number of groups."""
-    root = 1 / np.sqrt(similarity.sum(1))
-    values = np.linalg.eigvalsh(np.eye(len(similarity)) - similarity * np.outer(root, root))
-    return {k: float(values[k] - values[k - 1]) for k in range(1, min(max(AUTO_SIZES) + 1, len(values)))}
 
 
 def _most_stable(stability: dict[int, float], silhouette: dict[int, float]) -> int:
@@ -260,36 +256,56 @@ def _held_out_gap(intervals: Bootstrap, metric: Metric, k: int) -> Array:
     gaps = []
     for first, second in intervals.split_gram:
         both = [
-            _gap(_dissimilarity(measured, metric), spectral_labels(_similarity(made, metric), k))
+            _gap(_dissimilarity(measured, metric), spectrum_of(_similarity(made, metric), k).labels(k))
             for made, measured in ((first, second), (second, first))
         ]
         gaps.append(np.mean(both))
-    scale = _scale(np.median(_dissimilarity(intervals.gram, metric), axis=0))
+    scale = _median(np.median(_dissimilarity(intervals.gram, metric), axis=0))
     return np.array(gaps) / scale if scale > 0 else np.zeros(len(gaps))
 
 
 def _gap(dissimilarity: Array, labels: Labels) -> float:
-    upper = np.triu_indices(len(labels), 1)
-    within = (labels[:, None] == labels)[upper]
-    if within.all() or not within.any():
-        return 0.0
-    return float(dissimilarity[upper][~within].mean() - dissimilarity[upper][within].mean())
+    """mean(between) - mean(within) over pairs; 0 where one of the two has no pair."""
+    together = labels[:, None] == labels
+    between = dissimilarity[~together]
+    np.fill_diagonal(together, False)
+    within = dissimilarity[together]
+    return float(between.mean() - within.mean()) if between.size and within.size else 0.0
+
+
+def _interval(gap: Array | None) -> dict[str, Any]:
+    """The fields of `Grouping` that tell of the resampled gap."""
+    if gap is None:
+        return {}
+    low, high = np.quantile(gap, [GAP_TAIL, 1 - GAP_TAIL])
+    return {"gap": float(gap.mean()), "gap_low": float(low), "gap_high": float(high)}
 
 
 def _is_structure(gap: Array, min_effect: float) -> bool:
     return bool(np.quantile(gap, GAP_TAIL) > 0 and gap.mean() >= min_effect)
 
 
-def _verdict(k: int, stability: float | None, gap: Array | None, min_effect: float, *, chosen: bool) -> str:
-    """One sentence; `chosen` when the user named the number of groups."""
+def _verdict(
+    k: int,
+    found: int,
+    stability: float | None,
+    gap: Array | None,
+    min_effect: float,
+    chosen: bool,
+    why_no_resamples: str,
+) -> str:
+    """One sentence; `chosen` when the user named the number of groups `k`, of which `found` could be made."""
     if k == 1:
         return "one group was asked for" if chosen else "too few datasets for groups"
+    asked = f"{k} groups, as asked"
+    if found < k and chosen:
+        asked = f"{found} of {k} groups, as the datasets cannot be told apart any further"
     if gap is None or stability is None:
-        return f"{k} groups, as asked; without resampled micro-batches there is no evidence for or against them"
+        return f"{asked}; {why_no_resamples}, so there is no evidence for or against them"
     low, high = np.quantile(gap, [GAP_TAIL, 1 - GAP_TAIL])
     numbers = f"held-out gap {gap.mean():.2f} of the median, 90 % interval {low:.2f} to {high:.2f}"
     if _is_structure(gap, min_effect):
-        return f"{k} groups{', as asked' if chosen else ''}; {numbers}; resamples agree with them to {stability:.2f}"
+        return f"{asked if chosen else f'{k} groups'}; {numbers}; resamples agree with them to {stability:.2f}"
     if chosen:
-        return f"{k} groups, as asked, but no structure was found: {numbers}; Mix-all is as good"
+        return f"{asked}, but no structure was found: {numbers}; Mix-all is as good"
     return f"no structure: the best partition, {k} groups, is not apart on new micro-batches ({numbers}); use Mix-all"

@@ -7,6 +7,7 @@
     <folder>/probe.json, probe.safetensors    one probe's gradient statistics, in the same way
 
 A version is named by its content (`v-` and 12 hex digits), so a plan that pins a version can never get another one.
+Between processes it travels as one file: the matrices, with the JSON document in their metadata (`dump_version`).
 """
 
 from __future__ import annotations
@@ -26,23 +27,32 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as dump_arrays
 
-from pipeline.affinity.estimator import Array, GradientStats, GramEstimate, split_half_reliability
+from pipeline.affinity.estimator import KEPT_AXES, Array, GradientStats, GramEstimate
 from pipeline.affinity.grouping import Grouping
 from pipeline.affinity.partitions import Groups
-from pipeline.affinity.resample import Bootstrap
+from pipeline.affinity.resample import Bootstrap, split_half_reliability
+from pipeline.affinity.version_checks import (
+    ESTIMATE_ARRAYS,
+    INTERVAL,
+    INTERVAL_ARRAYS,
+    MODULE,
+    check_arrays,
+    checked_grouping,
+    checked_plain,
+    of_type,
+    strings,
+)
 from pipeline.atomic import write_atomic
-from pipeline.errors import AffinityError
+from pipeline.errors import AffinityError, PayloadError
 
 FORMAT = 2
 LATEST = "latest"
 PROBE = "probe"
 
 _VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
-_ESTIMATE_ARRAYS = ("gram", "raw_gram", "noise", "noise_scale", "distance_sq", "raw_distance_sq", "cosine")
-_INTERVAL_ARRAYS = ("distance_low", "distance_high", "cosine_low", "cosine_high")
-_PLAIN = ("method", "datasets", "spec", "source", "inputs", "parameters", "cost", "reliability")
+_CHANGED = "delete its two files and run `gst group` again; runs that pinned it cannot be resumed"
+_DOCUMENT = "version"  # the metadata entry of `dump_version` that holds the JSON document
 _STATS_JSON = ("datasets", "spec", "cost", "source", "groups")
-_KEPT = ("batches", "batch_weights")
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,9 @@ class AffinityVersion:
         spec: the sketch's projection; source: digest of what was probed.
         inputs: `inputs_digest` of what it was computed from; empty when the maker did not say.
         intervals: distance_low, distance_high, cosine_low, cosine_high, each [D, D]; empty without resamples.
-        parameters: how it was computed: level and seed of the intervals, number of resamples.
+        modules: parameter group -> its own corrected Gram matrix [D, D]; those of all groups add up to that of the
+            whole gradient. Empty where groups were not kept apart.
+        parameters: how it was computed: level and seed of the intervals, number of resamples, weights of modules.
         reliability: split-half reliability of the distances; None when it could not be computed.
         created: UTC time, not part of the content that names the version.
     """
@@ -65,6 +77,7 @@ class AffinityVersion:
     estimate: GramEstimate
     grouping: Grouping
     intervals: dict[str, Array] = field(default_factory=dict)
+    modules: dict[str, Array] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     reliability: float | None = None
@@ -85,6 +98,10 @@ class AffinityVersion:
     def id(self) -> str:
         return _version_id(self._content(), self._arrays())
 
+    def document(self) -> dict[str, Any]:
+        """Everything but the matrices, as the JSON file says it."""
+        return {"id": self.id, "created": self.created, **self._content()}
+
     def _content(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
@@ -101,8 +118,9 @@ class AffinityVersion:
         }
 
     def _arrays(self) -> dict[str, Array]:
-        estimate = {name: getattr(self.estimate, name) for name in _ESTIMATE_ARRAYS}
-        return {**estimate, **{f"interval.{name}": value for name, value in self.intervals.items()}}
+        estimate = {name: getattr(self.estimate, name) for name in ESTIMATE_ARRAYS}
+        intervals = {f"{INTERVAL}{name}": value for name, value in self.intervals.items()}
+        return {**estimate, **intervals, **{f"{MODULE}{name}": value for name, value in self.modules.items()}}
 
 
 def inputs_digest(stats: GradientStats, parameters: dict[str, Any]) -> str:
@@ -117,9 +135,8 @@ def find_version(folder: Path, inputs: str) -> AffinityVersion | None:
     version; so what exists is used.
     """
     for path in sorted(folder.glob("v-*.json")):
-        version = load_version(folder, path.stem)
-        if version.inputs == inputs:
-            return version
+        if _read_json(path).get("inputs") == inputs:
+            return load_version(folder, path.stem)
     return None
 
 
@@ -137,7 +154,7 @@ def make_version(
         source=stats.source or _arrays_digest(_stats_arrays(stats)),
         estimate=estimate,
         grouping=grouping,
-        intervals={} if intervals is None else {name: getattr(intervals, name) for name in _INTERVAL_ARRAYS},
+        intervals={} if intervals is None else {name: getattr(intervals, name) for name in INTERVAL_ARRAYS},
         parameters=parameters,
         cost=dict(stats.cost),
         reliability=reliability if np.isfinite(reliability) else None,
@@ -157,8 +174,7 @@ def save_version(folder: Path, version: AffinityVersion) -> str:
         load_version(folder, version.id)
     else:
         write_atomic(folder / f"{version.id}.safetensors", _dump(version._arrays()))
-        content = {"id": version.id, "created": version.created, **version._content()}
-        write_atomic(folder / f"{version.id}.json", _json_bytes(content, indent=1))
+        write_atomic(folder / f"{version.id}.json", _json_bytes(version.document(), indent=1))
     for pointer in (f"{LATEST}-{version.method}", LATEST):
         write_atomic(folder / pointer, f"{version.id}\n".encode())
     return version.id
@@ -192,29 +208,81 @@ def load_version(folder: Path, version_id: str = LATEST, method: str | None = No
         raise AffinityError(
             "no such affinity version", where={"folder": folder}, got=version_id, expected=", ".join(known) or None
         )
-    content, arrays = _read(path)
-    created, stored_id = content.pop("created", ""), content.pop("id", None)
-    if stored_id != version_id or _version_id(content, arrays) != version_id:
+    try:
+        version, stored_id = _from_document(*_read(path))
+    except PayloadError as error:
+        raise AffinityError(
+            error.what, where={"file": path, **error.where}, got=error.got, expected=error.expected, hint=_CHANGED
+        ) from error
+    if stored_id != version_id or version.id != version_id:
         raise AffinityError(
             "an affinity version was changed after it was saved",
             where={"file": path},
-            hint="delete its two files and run `gst group` again; runs that pinned it cannot be resumed",
+            got=version.id,
+            expected=version_id,
+            hint=_CHANGED,
         )
-    if content["format"] != FORMAT:
-        raise AffinityError(
-            "an affinity version of another format", where={"file": path}, got=content["format"], expected=FORMAT
+    return version
+
+
+def dump_version(version: AffinityVersion) -> bytes:
+    """The version as one safetensors file; `parse_version` reads it."""
+    return _dump(version._arrays(), {_DOCUMENT: _json_bytes(version.document()).decode()})
+
+
+def parse_version(payload: bytes) -> AffinityVersion:
+    """The version that `dump_version` wrote, checked in every part: the bytes may come from anywhere.
+
+    Raises:
+        PayloadError: damaged or cut off, of another format, sizes that do not fit, or not what its name says.
+    """
+    try:
+        arrays = load_arrays(payload)
+        # Bytes 0 to 7 of the format are the length of its JSON header, which the library has just checked.
+        header = _parse_json(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        content = _parse_json(header["__metadata__"][_DOCUMENT])
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise PayloadError(
+            "these bytes are not an affinity version", got=f"{len(payload)} bytes: {type(error).__name__}: {error}"
+        ) from error
+    version, stored_id = _from_document(content, arrays)
+    if stored_id != version.id:
+        raise PayloadError(
+            "an affinity version is not what its name says", got=stored_id, expected=version.id, hint="send it again"
         )
-    return AffinityVersion(
-        estimate=GramEstimate(
-            datasets=content["datasets"],
-            warnings=tuple(content["warnings"]),
-            **{name: arrays[name] for name in _ESTIMATE_ARRAYS},
-        ),
-        grouping=Grouping.from_json(content["grouping"]),
-        intervals={name: arrays[f"interval.{name}"] for name in _INTERVAL_ARRAYS if f"interval.{name}" in arrays},
-        created=created,
-        **{name: content[name] for name in _PLAIN},
-    )
+    return version
+
+
+def _from_document(content: Any, arrays: dict[str, Array]) -> tuple[AffinityVersion, Any]:
+    """The version of a JSON document and its matrices, and the name that it claims.
+
+    Raises:
+        PayloadError: another format, missing or unfitting parts.
+    """
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise PayloadError("an affinity version of another format", got=found, expected=FORMAT)
+    try:
+        plain = checked_plain(content)
+        check_arrays(arrays, plain["datasets"])
+        version = AffinityVersion(
+            estimate=GramEstimate(
+                datasets=plain["datasets"],
+                warnings=tuple(strings(content["warnings"])),
+                **{name: arrays[name] for name in ESTIMATE_ARRAYS},
+            ),
+            grouping=checked_grouping(content["grouping"], plain["datasets"]),
+            intervals={name: arrays[INTERVAL + name] for name in INTERVAL_ARRAYS if INTERVAL + name in arrays},
+            modules={name.removeprefix(MODULE): arrays[name] for name in arrays if name.startswith(MODULE)},
+            created=of_type(content["created"], str),
+            **plain,
+        )
+        assert version.id  # cannot be computed from what is no JSON
+        return version, content["id"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise PayloadError(
+            "an affinity version with a part that is missing or unfit", got=f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def save_probe(folder: Path, stats: GradientStats) -> None:
@@ -256,7 +324,7 @@ def load_probe(folder: Path, expected_spec: Mapping[str, Any] | None = None) -> 
             hint="run `gst probe` again with this recipe, or give the recipe the probe's sketch settings",
         )
     values: dict[str, Any] = {**content, **arrays}
-    for name in _KEPT:
+    for name in KEPT_AXES:
         if name in arrays:
             values[name] = np.split(arrays[name], np.cumsum(arrays["count"])[:-1])
     return GradientStats(**values)
@@ -265,7 +333,7 @@ def load_probe(folder: Path, expected_spec: Mapping[str, Any] | None = None) -> 
 def _stats_arrays(stats: GradientStats) -> dict[str, Array]:
     """All arrays of `stats` by field name; kept micro-batches in one [N, K], their weights in one [N]."""
     named = {item.name: getattr(stats, item.name) for item in fields(stats) if item.name not in _STATS_JSON}
-    for name in _KEPT:
+    for name in KEPT_AXES:
         if named[name] is not None:
             named[name] = np.concatenate(named[name])
     return {name: value for name, value in named.items() if value is not None}
@@ -273,16 +341,40 @@ def _stats_arrays(stats: GradientStats) -> dict[str, Array]:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """A JSON file and the arrays beside it."""
+    content = _read_json(path)
     try:
-        return json.loads(path.read_bytes()), load_arrays(path.with_suffix(".safetensors").read_bytes())
+        return content, load_arrays(path.with_suffix(".safetensors").read_bytes())
     except (OSError, ValueError, SafetensorError) as error:
-        raise AffinityError(
-            f"cannot read affinity data: {error}", where={"file": path}, hint="make it again: `gst probe`, `gst group`"
-        ) from error
+        raise _unreadable(path, error) from error
 
 
-def _dump(arrays: dict[str, Array]) -> bytes:
-    return dump_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()})
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = _parse_json(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path, TypeError("not a JSON object"))
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> AffinityError:
+    return AffinityError(
+        f"cannot read affinity data: {error}", where={"file": path}, hint="make it again: `gst probe`, `gst group`"
+    )
+
+
+def _dump(arrays: dict[str, Array], metadata: dict[str, str] | None = None) -> bytes:
+    return dump_arrays({name: np.ascontiguousarray(value) for name, value in arrays.items()}, metadata)
+
+
+def _parse_json(text: str | bytes) -> Any:
+    """JSON as the standard has it: NaN and Infinity are errors."""
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _json_bytes(value: Any, indent: int | None = None) -> bytes:

@@ -18,10 +18,13 @@ VERBS = {
     "plan": ("plan", "plan"),
     "model": ("model", "app"),
     "probe": ("probe", "probe"),
+    "transfer": ("transfer", "transfer"),
     "group": ("group", "group"),
+    "serve": ("serve", "serve"),
     "train": ("train", "train"),
     "eval": ("evaluate", "evaluate"),
     "report": ("report", "report"),
+    "sync": ("sync", "sync"),
     "bench": ("bench", "bench"),
 }
 # What follows the name of a benchmark is that benchmark's.
@@ -45,12 +48,6 @@ def register(words: list[str]) -> None:
             app.add_typer(found, name=verb)
         else:
             app.command(verb, context_settings=SETTINGS.get(verb))(found)
-
-
-@app.command()
-def serve() -> None:
-    """The affinity service and its page (not implemented)."""
-    raise NotBuiltYet("gst serve")
 
 
 @app.command()

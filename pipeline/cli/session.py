@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,9 +100,15 @@ class Session:
         )
 
     def fixed_batches(
-        self, split: str, per_dataset: int | None, micro_batch: int, *, cache: bool = False
+        self,
+        split: str,
+        per_dataset: int | None,
+        micro_batch: int,
+        *,
+        cache: bool = False,
+        datasets: Sequence[str] | None = None,
     ) -> EvalBatches:
-        """A fixed set of examples in this rank's micro-batches."""
+        """A fixed set of examples in this rank's micro-batches; `datasets`: of these only."""
         return eval_batches(
             self.data.index,
             self.encode,
@@ -111,7 +118,7 @@ class Session:
             self.comm.rank,
             self.comm.world_size,
             EVAL_SEED,
-            datasets=self.data.datasets,
+            datasets=self.data.datasets if datasets is None else datasets,
             cache=cache,
             on_bad=self.report_bad,
         )

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from pipeline.affinity.versions import load_version
+from pipeline.cli.affinity_link import RunLink
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.recording import build_recorder
 from pipeline.cli.records import git_sha, is_finished, run_folder, write_result, write_run
-from pipeline.cli.session import Data, Session
+from pipeline.cli.session import Data, Session, digest_of
 from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.dist import launched_rank
 from pipeline.runlog import MlflowLog, RunConsole
@@ -73,6 +75,8 @@ class Run:
             folder, session.comm, session.identity(), recipe.train.keep_checkpoints
         )
         self.loader = session.train_loader(controller.weights, recipe.train.seed)
+        source = digest_of(session.identity())
+        self.link = RunLink(recipe, session.data.datasets, folder, source) if session.comm.rank == 0 else None
         self.trainer = engine_room.Trainer(
             recipe=recipe,
             engine=session.engine,
@@ -84,7 +88,7 @@ class Run:
             events=session.events,
             console=self.console,
             checkpoints=self.checkpoints,
-            recorder=build_recorder(session),
+            recorder=build_recorder(session, self.link.publish_window if self.link else None),
         )
 
     def execute(self, fresh: bool) -> None:
@@ -111,6 +115,9 @@ class Run:
         self.console.say(f"{self.folder.name}: finished after {clock.step} steps, {clock.wall_s:.0f} s in the loop")
         self.console.close()
         session.events.close()
+        left = self.link.close() if self.link else None
+        if left:
+            self.console.say(left)
 
     def _mlflow(self, run_id: str | None) -> MlflowLog | None:
         recipe = self.session.recipe
@@ -122,7 +129,10 @@ class Run:
         return MlflowLog(recipe, name, tags, run_id)
 
     def _write_run(self, status: str, started: float) -> None:
-        gradient_groups = self.session.recipe.schedule.grouping == "gradient"
+        schedule, version = self.session.recipe.schedule, self.plan.affinity_version
+        cost = None
+        if version is not None and schedule.grouping in ("gradient", "transferability"):
+            cost = load_version(Path(schedule.affinity or ""), version).cost
         write_run(
             self.session,
             self.folder,
@@ -130,8 +140,9 @@ class Run:
             started=started,
             stop_reason="budget",
             mlflow_run_id=self.trainer.mlflow.run_id if self.trainer.mlflow else None,
-            affinity_version=self.plan.affinity_version,
-            uses_affinity=self.plan.affinity_version is not None and gradient_groups,
+            affinity_version=version,
+            uses_affinity=cost is not None,
+            affinity_cost=cost,
         )
 
 

@@ -174,13 +174,16 @@ def datasets_met(evaluation: Evaluation, targets: Mapping[str, float]) -> set[st
 
 
 def probe_share(run: Run, probe: ProbeCost | None) -> Cost | None:
-    """The probe's cost as this run pays it; None for runs that do not use affinity.
+    """What the affinity cost, as this run pays it; None for runs that do not use affinity.
+
+    A run says itself what its groups cost; `probe` stands in where it does not.
 
     Raises:
         ConfigError: the run uses affinity, but the experiment has no probe whose cost could be added.
     """
     if not run.uses_affinity:
         return None
+    probe = run.affinity_cost or probe
     if probe is None:
         raise ConfigError(
             "an arm uses affinity, but what the affinity cost is not known",

@@ -126,6 +126,12 @@ class Run:
     def uses_affinity(self) -> bool:
         return bool(self.info.get("uses_affinity"))
 
+    @property
+    def affinity_cost(self) -> ProbeCost | None:
+        """What the version that this run's groups came from cost; None when `run.json` does not say."""
+        cost = self.info.get("affinity_cost")
+        return _probe_cost(cost) if cost else None
+
 
 @dataclass(frozen=True)
 class Excluded:
@@ -297,9 +303,7 @@ def read_probe_cost(path: Path) -> ProbeCost | None:
     if not path.exists():
         return None
     try:
-        cost = json.loads(path.read_text(encoding="utf-8"))["cost"]
-        tokens = cost.get("tokens")
-        return ProbeCost(float(cost["samples"]), float(cost["seconds"]), None if tokens is None else float(tokens))
+        return _probe_cost(json.loads(path.read_text(encoding="utf-8"))["cost"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             "the probe does not say what it cost",
@@ -308,6 +312,11 @@ def read_probe_cost(path: Path) -> ProbeCost | None:
             expected='"cost": {"samples": ..., "seconds": ...}',
             hint="run `gst probe` again",
         ) from None
+
+
+def _probe_cost(cost: Mapping[str, Any]) -> ProbeCost:
+    tokens = cost.get("tokens")
+    return ProbeCost(float(cost["samples"]), float(cost["seconds"]), None if tokens is None else float(tokens))
 
 
 def _differing_data(reference: Mapping[str, str], other: Mapping[str, str]) -> list[str]:

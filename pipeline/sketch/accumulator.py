@@ -17,7 +17,7 @@ import torch
 
 from pipeline.dist import Comm
 from pipeline.errors import SketchError, nearest
-from pipeline.sketch.spec import SketchSpec
+from pipeline.sketch.spec import SketchSpec, mix64
 
 STATE_VERSION = 2
 _SUMS = (
@@ -32,10 +32,18 @@ _SUMS = (
 )
 _LINEAR = ("half_sum", "half_weight")  # in the weights; these are quadratic:
 _QUADRATIC = ("half_sum_sq", "half_total_sq", "half_weight_sq")
-_MASK64 = (1 << 64) - 1
+MAX_GROUP_BATCHES_BYTES = 256_000_000  # of kept micro-batches with their parameter groups apart, all ranks together
 
 # What one rank says of a window beside its sums: layout, whether keys were given, kept micro-batches by (dataset, key).
 _RankInfo = tuple[dict[str, Any], bool, dict[tuple[int, int], tuple[Any, float]]]
+
+
+def group_batches_fit(micro_batches: int, groups: int, k: int) -> bool:
+    """Whether so many micro-batches of all ranks can be kept with their groups apart, in 4 G K bytes each.
+
+    Every rank holds all of them after `all_reduce`; a bound on the whole does not depend on the number of ranks.
+    """
+    return 4 * micro_batches * groups * k <= MAX_GROUP_BATCHES_BYTES
 
 
 class SketchWindow:
@@ -49,6 +57,8 @@ class SketchWindow:
         spec: the kind of sketch; sketches of another one are refused.
         keep_batches: also keep each micro-batch's sketch, summed over groups ([K]), for the bootstrap. The memory is
             4K bytes per micro-batch: for probes, not for whole trainings.
+        keep_groups: keep them before that sum ([G, K]), G times as much memory, for the bootstrap of some modules
+            alone; see `group_batches_fit`.
         device: where the sums live (the accelerator, when the collective needs it).
     """
 
@@ -59,6 +69,7 @@ class SketchWindow:
         spec: SketchSpec,
         *,
         keep_batches: bool = False,
+        keep_groups: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         for what, names in (("dataset", datasets), ("parameter group", groups)):
@@ -67,7 +78,12 @@ class SketchWindow:
         self.datasets = list(datasets)
         self.groups = list(groups)
         self.spec = spec
+        if keep_groups and not keep_batches:
+            raise SketchError(
+                "parameter groups of kept micro-batches need kept micro-batches", hint="keep_batches=True"
+            )
         self.keep_batches = keep_batches
+        self.keep_groups = keep_groups
         self.device = torch.device(device)
         self._index = {name: position for position, name in enumerate(self.datasets)}
         self.reset()
@@ -170,7 +186,7 @@ class SketchWindow:
         self.half_weight_sq[half, d] += weight**2
         self.tokens[d] += tokens
         if self.keep_batches:
-            self._batches[d, key] = (total.cpu(), weight)
+            self._batches[d, key] = ((sketch.clone() if self.keep_groups else total).cpu(), weight)
 
     def absorb(self, window: SketchWindow, half_life: float) -> None:
         """Make this an exponential moving average over windows: age what it holds, then add `window`.
@@ -206,19 +222,24 @@ class SketchWindow:
         return self._index[dataset]
 
     def batches(self) -> list[torch.Tensor] | None:
-        """Per dataset [B_i, K], in key order; None unless `keep_batches`."""
-        kept = self._kept()
-        if kept is None:
-            return None
-        return [torch.stack([row for row, _ in each]) if each else torch.zeros(0, self.spec.k) for each in kept]
+        """Per dataset [B_i, K], in key order, summed over groups; None unless `keep_batches`."""
+        rows = [rows for rows, _ in self._kept()]
+        return [each.sum(1) if self.keep_groups else each for each in rows] if self.keep_batches else None
 
-    def _kept(self) -> list[list[tuple[torch.Tensor, float]]] | None:
-        if not self.keep_batches:
-            return None
-        kept: list[list[tuple[torch.Tensor, float]]] = [[] for _ in self.datasets]
+    def group_batches(self) -> list[torch.Tensor] | None:
+        """Per dataset [B_i, G, K], in key order; None unless `keep_groups`."""
+        return [rows for rows, _ in self._kept()] if self.keep_groups else None
+
+    def _kept(self) -> list[tuple[torch.Tensor, list[float]]]:
+        """Per dataset the kept sketches, in key order, and their weights."""
+        items: list[list[tuple[torch.Tensor, float]]] = [[] for _ in self.datasets]
         for (d, _), item in sorted(self._batches.items(), key=lambda item: item[0]):
-            kept[d].append(item)
-        return kept
+            items[d].append(item)
+        nothing = torch.zeros(0, *((len(self.groups),) if self.keep_groups else ()), self.spec.k)
+        return [
+            (torch.stack([row for row, _ in each]) if each else nothing, [weight for _, weight in each])
+            for each in items
+        ]
 
     def all_reduce(self, comm: Comm) -> SketchWindow:
         """The window over all ranks, on every rank; this rank's own window is left as it is.
@@ -254,6 +275,7 @@ class SketchWindow:
             "groups": self.groups,
             "spec": self.spec.to_json(),
             "keep_batches": self.keep_batches,
+            "keep_groups": self.keep_groups,
         }
 
     def _pack(self) -> torch.Tensor:
@@ -308,7 +330,7 @@ class SketchWindow:
         `sum` and `batches` are summed over parameter groups: sketches of different parameters have independent
         signs, so the sum is the sketch of the whole gradient. `group_sum` keeps the groups apart.
         """
-        batches, kept = self.batches(), self._kept()
+        batches, group_batches = self.batches(), self.group_batches()
 
         def array(tensor: torch.Tensor, dtype: str = "float64") -> np.ndarray:
             return tensor.cpu().numpy().astype(dtype)  # always a copy: an average goes on changing in place
@@ -321,7 +343,7 @@ class SketchWindow:
             "weight": array(self.half_weight.sum(0)),
             "weight_sq": array(self.half_weight_sq.sum(0)),
             "batches": None if batches is None else [each.numpy() for each in batches],
-            "batch_weights": None if kept is None else [np.array([weight for _, weight in each]) for each in kept],
+            "batch_weights": None if batches is None else [np.array(weights) for _, weights in self._kept()],
             "spec": self.spec.to_json(),
             "half_count": array(self.half_count, "int64"),
             "half_sum": array(self.half_sum.double().sum(2)),
@@ -331,6 +353,7 @@ class SketchWindow:
             "groups": list(self.groups),
             "group_sum": array(self.half_sum.double().sum(0)),
             "group_sum_sq": array(self.half_sum_sq.sum(0)),
+            "group_batches": None if group_batches is None else [each.numpy() for each in group_batches],
             "dropped": array(self.dropped, "int64"),
             "tokens": array(self.tokens, "int64"),
         }
@@ -361,7 +384,12 @@ def reduce_together(windows: Sequence[SketchWindow], comm: Comm) -> list[SketchW
     results = []
     for number, window in enumerate(windows):
         result = SketchWindow(
-            window.datasets, window.groups, window.spec, keep_batches=window.keep_batches, device=window.device
+            window.datasets,
+            window.groups,
+            window.spec,
+            keep_batches=window.keep_batches,
+            keep_groups=window.keep_groups,
+            device=window.device,
         )
         size = sum(getattr(result, name).numel() for name in _SUMS)
         result._unpack(packed[:size])
@@ -369,15 +397,3 @@ def reduce_together(windows: Sequence[SketchWindow], comm: Comm) -> list[SketchW
         result._merge([rank[number] for rank in everyone])
         results.append(result)
     return results
-
-
-def mix64(key: int) -> int:
-    """64 well-mixed bits of a micro-batch's number; equal numbers, equal bits on every rank.
-
-    Choices between micro-batches (its half, whether it is sketched twice) come from these bits and not from the
-    number's own parity: with datasets taken in turn, all of one dataset's numbers may be even.
-    """
-    mixed = (key * 0x9E3779B97F4A7C15 + 0x7F4A7C15) & _MASK64
-    mixed ^= mixed >> 29
-    mixed = (mixed * 0xBF58476D1CE4E5B9) & _MASK64
-    return mixed ^ (mixed >> 32)

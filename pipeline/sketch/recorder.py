@@ -1,6 +1,7 @@
 """Free affinity data: sketches taken during normal training, summed in windows.
 
-`SketchRecorder` takes one from every backward by hooks; `PartitionRecorder` one from every optimizer step whose
+A micro-batch whose examples are of several datasets (batches by cluster) has a gradient that is no dataset's: it is
+skipped, and counted. `SketchRecorder` takes a sketch from every other backward by hooks; `PartitionRecorder` one from every optimizer step whose
 micro-batches are all of one dataset, from the reduced gradient's slices, at 1/W of the work.
 """
 
@@ -21,6 +22,8 @@ from pipeline.sketch.partition import PartitionSketcher
 from pipeline.types import GradientPartition, MicroBatch
 
 Sketcher = GradientSketcher | PartitionSketcher
+# `SketchWindow.export()` of all ranks and the step that closed the window -> numbers for the log.
+Summarise = Callable[[dict[str, Any], int], dict[str, Any]]
 
 
 class _Windows:
@@ -63,7 +66,7 @@ class _Windows:
             for check, each in zip(self.checks, (sketch, second), strict=True):
                 check.add(dataset, each.sum(0, keepdim=True), tokens, weight=weight, key=key)
 
-    def close(self, comm: Comm | None, summarise: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    def close(self, comm: Comm | None, step: int, summarise: Summarise) -> dict[str, Any]:
         """Numbers of the window over all ranks (`comm` None: every rank already has them all); then start anew."""
         own = [self.window, *self.checks]
         whole, *checks = own if comm is None else reduce_together(own, comm)
@@ -72,7 +75,7 @@ class _Windows:
             assert self._half_life is not None
             self.average.absorb(whole, self._half_life)
             export = {**self.average.export(), "dropped": export["dropped"]}
-        numbers = {"micro_batches": int(whole.count.sum()), **summarise(export)}
+        numbers = {"micro_batches": int(whole.count.sum()), **summarise(export, step)}
         if checks:
             numbers["second_seed"] = compare_seeds(*checks)
         for each in own:
@@ -104,7 +107,7 @@ class SketchRecorder:
     """Feeds windows from hooks during training; one all-reduce per window, none in between.
 
     Args:
-        summarise: `SketchWindow.export()` of all ranks -> numbers for the log; called when a window closes.
+        summarise: see `Summarise`; every rank calls it when a window closes.
         options: see `_Windows`.
     """
 
@@ -115,7 +118,7 @@ class SketchRecorder:
         comm: Comm,
         *,
         window_steps: int,
-        summarise: Callable[[dict[str, Any]], dict[str, Any]],
+        summarise: Summarise,
         second: GradientSketcher | None = None,
         **options: Any,
     ) -> None:
@@ -126,10 +129,16 @@ class SketchRecorder:
         self._window_steps = window_steps
         self._summarise = summarise
         self._backwards = 0
+        self._mixed = 0  # micro-batches of the open window, on this rank, of several datasets
 
     @contextmanager
     def micro_batch(self, batch: MicroBatch, tokens: int, scale: float) -> Iterator[None]:
         """Sketch the one backward inside the block; every rank runs the same number of blocks."""
+        if batch.datasets is not None:
+            yield
+            self._backwards += 1
+            self._mixed += 1
+            return
         key = self._backwards * self._comm.world_size + self._comm.rank
         second = self._second if self.windows.is_checked(key) else None
         with self.sketcher.micro_batch(scale), second.micro_batch(scale) if second else nullcontext():
@@ -144,15 +153,19 @@ class SketchRecorder:
         """Close the window when `step` ends it: its numbers over all ranks, else None."""
         if step % self._window_steps:
             return None
-        return self.windows.close(self._comm, self._summarise)
+        numbers = self.windows.close(self._comm, step, self._summarise)
+        mixed = int(self._comm.all_reduce_sum(torch.tensor([self._mixed], dtype=torch.float64)))
+        self._mixed = 0
+        return {**numbers, "mixed": mixed} if mixed else numbers
 
     def state_dict(self) -> dict[str, Any]:
         """This rank's open window, and what all ranks have in common."""
-        return {"windows": self.windows.state_dict(), "backwards": self._backwards}
+        return {"windows": self.windows.state_dict(), "backwards": self._backwards, "mixed": self._mixed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.windows.load_state_dict(state["windows"])
         self._backwards = int(state["backwards"])
+        self._mixed = int(state.get("mixed", 0))
 
 
 class PartitionRecorder:
@@ -176,7 +189,7 @@ class PartitionRecorder:
         *,
         partitions: Callable[[], Iterable[GradientPartition] | None],
         window_steps: int,
-        summarise: Callable[[dict[str, Any]], dict[str, Any]],
+        summarise: Summarise,
         second: PartitionSketcher | None = None,
         **options: Any,
     ) -> None:
@@ -201,7 +214,8 @@ class PartitionRecorder:
     def micro_batch(self, batch: MicroBatch, tokens: int, scale: float) -> Iterator[None]:
         """Note what ran; nothing is sketched before the reduction."""
         yield
-        self._ran[:, self._datasets.index(batch.dataset)] += torch.tensor([1.0, tokens], dtype=torch.float64)
+        for name in set(batch.datasets or (batch.dataset,)):  # several: the step counts as mixed, whatever the numbers
+            self._ran[:, self._datasets.index(name)] += torch.tensor([1.0, tokens], dtype=torch.float64)
 
     def reduced(self) -> None:
         """Sketch this rank's slices if the step is of one dataset; every rank calls it, before the optimizer steps."""
@@ -234,7 +248,7 @@ class PartitionRecorder:
                 groups = len(self.sketcher.groups)
                 second = sketch[groups:] if len(sketch) > groups else None
                 self.windows.add(self._datasets[dataset], sketch[:groups], tokens, key, second)
-        numbers = self.windows.close(None, self._summarise)
+        numbers = self.windows.close(None, step, self._summarise)
         numbers["steps"] = {"sketched": len(self._pending), **self._skipped}
         if self._skipped["mixed"] and not self._pending:
             numbers["note"] = (

@@ -22,6 +22,8 @@ MAX_K = 1 << 20
 # micro-batch's gradient. `sign_of_step`: the signs of the whole step's mean gradient, which is not the mean of signs.
 GRADIENTS = ("raw", "adam", "sign", "sign_of_step")
 
+_MASK64 = (1 << 64) - 1
+
 # Name parts that wrappers insert and that say nothing about which parameter it is.
 _LEADING_WRAPPERS = (("base_model", "model"), ("module",))
 _INNER_WRAPPERS = frozenset(
@@ -136,3 +138,15 @@ def canonical_name(name: str) -> str:
 def name_seed(seed: int, canonical: str) -> int:
     """Stable 64-bit hash of (seed, canonical parameter name): the same on every machine and Python."""
     return int.from_bytes(hashlib.blake2b(f"{seed}:{canonical}".encode(), digest_size=8).digest(), "little")
+
+
+def mix64(key: int) -> int:
+    """64 well-mixed bits of a micro-batch's number; equal numbers, equal bits on every rank.
+
+    Choices between micro-batches (its half, whether it is sketched twice) come from these bits and not from the
+    number's own parity: with datasets taken in turn, all of one dataset's numbers may be even.
+    """
+    mixed = (key * 0x9E3779B97F4A7C15 + 0x7F4A7C15) & _MASK64
+    mixed ^= mixed >> 29
+    mixed = (mixed * 0xBF58476D1CE4E5B9) & _MASK64
+    return mixed ^ (mixed >> 32)

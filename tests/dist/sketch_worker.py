@@ -126,7 +126,7 @@ def hook_recorder(session: Session, exports: list, **options: Any) -> SketchReco
         session.data.datasets,
         session.comm,
         window_steps=STEPS,
-        summarise=lambda export: exports.append(export) or {},
+        summarise=lambda export, _: exports.append(export) or {},
         **options,
     )
 
@@ -140,7 +140,7 @@ def partition_recorder(session: Session, gradient: str, exports: list) -> Partit
         session.comm,
         partitions=lambda: engine_room.gradient_partitions(session.engine, adam=gradient == "adam"),
         window_steps=STEPS,
-        summarise=lambda export: exports.append(export) or {},
+        summarise=lambda export, _: exports.append(export) or {},
     )
 
 

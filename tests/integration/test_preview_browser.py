@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,9 +14,9 @@ import soundfile
 
 from data_prep.look.preview import write_preview
 from pipeline.data.manifest import DatasetManifest, ShardSide, read_model
+from tests.browser import SWITCHES, find_browser
 from tests.launching import run_command
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 EVIL = '<script>document.documentElement.dataset.hacked = "1"</script><img src=x onerror="document.title=1">'
 DURATIONS_S = (0.3, 1.0, 2.5, 7.125)
 
@@ -39,13 +38,8 @@ class Elements(HTMLParser):
 
 def dump(page: Path, tmp_path: Path) -> Elements:
     """The document as it is after its script has run and its players have loaded."""
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser here: {', '.join(BROWSERS)}")
-    switches = ["headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run"]
-    switches += ["disable-background-networking", "disable-component-update", "disable-sync"]
-    switches += [f"user-data-dir={tmp_path / 'profile'}", "virtual-time-budget=20000", "dump-dom"]
-    command = [browser, *(f"--{switch}" for switch in switches), page.as_uri()]
+    switches = ["--headless", *SWITCHES, f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [find_browser(), *switches, "--virtual-time-budget=20000", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return Elements(done.stdout)

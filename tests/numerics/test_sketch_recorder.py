@@ -64,7 +64,7 @@ def exports_of(recorder_class: Any, *arguments: Any, **options: Any) -> tuple[An
     """A recorder whose window of one step keeps what it exports."""
     exports: list[dict[str, Any]] = []
 
-    def keep(export: dict[str, Any]) -> dict[str, Any]:
+    def keep(export: dict[str, Any], step: int) -> dict[str, Any]:
         exports.append(export)
         return {}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.affinity.estimator import GradientStats, corrected_gram, split_half_reliability
-from pipeline.affinity.resample import bootstrap
+from pipeline.affinity.estimator import GradientStats, corrected_gram
+from pipeline.affinity.resample import bootstrap, split_half_reliability
 from pipeline.affinity.versions import load_probe, save_probe
 from pipeline.sketch.accumulator import SketchWindow
 from pipeline.sketch.hooks import GradientSketcher

@@ -13,7 +13,7 @@ import torch.multiprocessing as torch_mp
 
 from pipeline.dist import SingleProcess, TorchComm
 from pipeline.errors import SketchError
-from pipeline.sketch.accumulator import SketchWindow
+from pipeline.sketch.accumulator import MAX_GROUP_BATCHES_BYTES, SketchWindow, group_batches_fit
 from pipeline.sketch.spec import SketchSpec
 
 SPEC = SketchSpec(k=64, seed=5)
@@ -34,8 +34,8 @@ def weight(tokens: int) -> float:
     return tokens / 8
 
 
-def filled(rank: int = 0, world_size: int = 1, keep_batches: bool = True) -> SketchWindow:
-    window = SketchWindow(DATASETS, GROUPS, SPEC, keep_batches=keep_batches)
+def filled(rank: int = 0, world_size: int = 1, keep_batches: bool = True, keep_groups: bool = False) -> SketchWindow:
+    window = SketchWindow(DATASETS, GROUPS, SPEC, keep_batches=keep_batches, keep_groups=keep_groups)
     for key, dataset, sketch, tokens in micro_batches():
         if key % 3 % world_size == rank:
             window.add(dataset, sketch, tokens, weight=weight(tokens), key=key, spec=SPEC)
@@ -62,6 +62,35 @@ def test_sums_counts_and_batches() -> None:
     assert window.count.tolist() == [6, 5, 0]
     assert window.dropped.tolist() == [0, 1, 0]
     assert torch.isfinite(window.sum).all()
+
+
+def test_kept_micro_batches_can_keep_their_groups_apart() -> None:
+    window, plain = filled(keep_groups=True), filled()
+    for d, name in enumerate(DATASETS[:2]):
+        mine = [sketch for key, dataset, sketch, _ in micro_batches() if dataset == name and key != 7]
+        assert torch.equal(window.group_batches()[d], torch.stack(mine))
+    assert plain.group_batches() is None and plain.export()["group_batches"] is None
+    assert all(torch.equal(a, b) for a, b in zip(window.batches(), plain.batches(), strict=True))
+    assert [rows.shape for rows in window.export()["group_batches"]] == [(6, 2, 64), (5, 2, 64), (0, 2, 64)]
+    window.add("macs", torch.full((2, 64), 2.0), key=99)
+    assert torch.equal(window.group_batches()[1][-1], torch.full((2, 64), 2.0))
+    with pytest.raises(SketchError, match="kept micro-batches"):
+        filled(keep_batches=False, keep_groups=True)
+
+
+def test_a_kept_sketch_does_not_follow_its_buffer() -> None:
+    window, buffer = SketchWindow(["a"], GROUPS, SPEC, keep_batches=True, keep_groups=True), torch.ones(2, 64)
+    window.add("a", buffer)
+    buffer.zero_()
+    assert float(window.group_batches()[0].min()) == 1.0
+
+
+def test_groups_are_kept_apart_up_to_a_bound_in_bytes() -> None:
+    assert group_batches_fit(14 * 16, groups=4, k=8192)
+    assert not group_batches_fit(14 * 16, groups=200, k=8192)
+    assert group_batches_fit(1, 1, MAX_GROUP_BATCHES_BYTES // 4) and not group_batches_fit(
+        1, 1, MAX_GROUP_BATCHES_BYTES
+    )
 
 
 def test_add_says_whether_it_kept_the_sketch() -> None:
@@ -100,6 +129,9 @@ def _reduce_on_rank(rank: int, world_size: int, folder: str) -> None:
             else:
                 raise AssertionError(f"not refused: {words}")
         torch.save(once.state_dict(), f"{folder}/rank{rank}.pt")
+        torch.save(
+            filled(rank, world_size, keep_groups=True).all_reduce(comm).group_batches(), f"{folder}/groups{rank}.pt"
+        )
     finally:
         torch_dist.destroy_process_group()
 
@@ -127,12 +159,17 @@ def test_two_ranks_equal_one(tmp_path: Path) -> None:
     for state in ranks:
         window.load_state_dict(state)
         assert all(torch.equal(a, b) for a, b in zip(window.batches(), filled().batches(), strict=True))
+    apart = filled(keep_groups=True).group_batches()
+    for rank in (0, 1):
+        loaded = torch.load(tmp_path / f"groups{rank}.pt")
+        assert all(torch.equal(a, b) for a, b in zip(loaded, apart, strict=True))
 
 
-def test_state_goes_through_a_checkpoint(tmp_path: Path) -> None:
-    window = filled()
+@pytest.mark.parametrize("keep_groups", [False, True])
+def test_state_goes_through_a_checkpoint(tmp_path: Path, keep_groups: bool) -> None:
+    window = filled(keep_groups=keep_groups)
     torch.save(window.state_dict(), tmp_path / "state.pt")
-    loaded = SketchWindow(DATASETS, GROUPS, SPEC, keep_batches=True)
+    loaded = SketchWindow(DATASETS, GROUPS, SPEC, keep_batches=True, keep_groups=keep_groups)
     loaded.load_state_dict(torch.load(tmp_path / "state.pt"))
     for each in (window, loaded):
         each.add("macs", torch.ones(2, 64), 3, key=99)

@@ -9,33 +9,43 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as safetensors_bytes
 
 from pipeline.affinity.estimator import GradientStats, corrected_gram
 from pipeline.affinity.grouping import group_datasets
 from pipeline.affinity.resample import bootstrap
 from pipeline.affinity.versions import (
     AffinityVersion,
+    dump_version,
     find_version,
     has_versions,
     inputs_digest,
     load_probe,
     load_version,
     make_version,
+    parse_version,
     save_probe,
     save_version,
 )
-from pipeline.cli.group import group
-from pipeline.errors import AffinityError
-
-
-@pytest.fixture
-def stats(planted: Callable) -> GradientStats:
-    return replace(planted(0).stats, source="abc", cost={"seconds": 1.5})
+from pipeline.errors import AffinityError, PayloadError
 
 
 def version_of(stats: GradientStats, groups: int = 3) -> AffinityVersion:
     estimate, intervals = corrected_gram(stats), bootstrap(stats, 20)
     return make_version(stats, estimate, intervals, group_datasets(estimate, intervals, groups=groups))
+
+
+SMALL = dump_version(
+    version_of(GradientStats.from_batches({name: np.eye(4) * (i + 1) for i, name in enumerate("abc")}), groups=2)
+)
+
+
+@pytest.fixture
+def stats(planted: Callable) -> GradientStats:
+    return replace(planted(0).stats, source="abc", cost={"seconds": 1.5})
 
 
 def test_a_version_comes_back_as_it_was(stats: GradientStats, tmp_path: Path) -> None:
@@ -139,6 +149,96 @@ def test_versions_without_resamples_and_with_infinities(stats: GradientStats, tm
     assert np.array_equal(loaded.estimate.noise_scale, estimate.noise_scale)
 
 
+def with_modules(stats: GradientStats) -> AffinityVersion:
+    version = version_of(stats)
+    half = version.estimate.gram / 2
+    return replace(version, modules={"lora_A": half, "layers.3.lora_B": half + 0.0})
+
+
+def test_a_version_travels_as_one_file(stats: GradientStats, tmp_path: Path) -> None:
+    for version in (with_modules(stats), version_of(stats)):
+        came = parse_version(dump_version(version))
+        assert came.id == version.id and came.created == version.created
+        assert came.document() == version.document()
+        assert dump_version(came) == dump_version(version)
+        assert save_version(tmp_path, came) == version.id
+        assert load_version(tmp_path).modules.keys() == version.modules.keys()
+        assert all(np.array_equal(load_version(tmp_path).modules[name], each) for name, each in version.modules.items())
+
+
+def test_modules_are_part_of_the_name(stats: GradientStats) -> None:
+    version = with_modules(stats)
+    other = replace(version, modules={**version.modules, "lora_A": version.modules["lora_A"] * 2})
+    assert len({version.id, other.id, replace(version, modules={}).id}) == 3
+
+
+def rewritten(payload: bytes, arrays: dict | None = None, **content: object) -> bytes:
+    """The file with other matrices or entries of its document, under the name that fits the new content."""
+    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    document = {**json.loads(header["__metadata__"]["version"]), **content}
+    return safetensors_bytes({**load_arrays(payload), **(arrays or {})}, {"version": json.dumps(document)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "../../secret"},
+        {"datasets": ["a"]},
+        {"datasets": []},
+        {"datasets": [1] * 14},
+        {"format": 1},
+        {"grouping": None},
+        {"spec": []},
+        {"warnings": [3]},
+        {"id": "v-000000000000"},
+        {"cost": {"seconds": float("nan")}},
+        {"reliability": "high"},
+        {"parameters": {"more": 1}},
+        {"created": 5},
+        {"arrays": {"gram": np.zeros((3, 3))}},
+        {"arrays": {"gram": np.full((14, 14), np.nan)}},
+        {"arrays": {"noise": np.zeros(14, dtype=np.float32)}},
+        {"arrays": {"module.x": np.zeros((14, 3))}},
+        {"arrays": {"surplus": np.zeros((14, 14))}},
+    ],
+    ids=str,
+)
+def test_a_version_with_an_unfit_part_is_refused(stats: GradientStats, change: dict) -> None:
+    payload = dump_version(with_modules(stats))
+    assert parse_version(rewritten(payload)).datasets == stats.datasets
+    with pytest.raises(PayloadError):
+        parse_version(rewritten(payload, **change))
+
+
+def test_groups_of_a_version_that_travels_are_a_partition(stats: GradientStats) -> None:
+    version = version_of(stats)
+    wrong = replace(version, grouping=replace(version.grouping, groups=version.groups[1:]))
+    with pytest.raises(PayloadError, match="exactly once"):
+        parse_version(dump_version(wrong))
+
+
+@given(position=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.integers(0, 10**6))
+@settings(max_examples=150, deadline=None)
+def test_damaged_bytes_are_a_payload_error_and_never_another_version(position: int, byte: int, cut: int) -> None:
+    payload = bytearray(SMALL)
+    payload[position % len(payload)] ^= byte or 1
+    for damaged in (bytes(payload), SMALL[: cut % len(SMALL)]):
+        try:
+            came = parse_version(damaged)
+        except PayloadError:
+            continue
+        whole = parse_version(SMALL)  # the time of creation is no part of what the name stands for
+        assert dump_version(replace(came, created=whole.created)) == SMALL
+
+
+def test_bytes_that_never_were_a_version_are_refused() -> None:
+    deep = "[" * 100_000
+    others = (b"", b"{}", b"\xff" * 64, safetensors_bytes({"a": np.zeros(1)}), SMALL + b"x")
+    for payload in (*others, safetensors_bytes({"gram": np.zeros((1, 1))}, {"version": deep})):
+        with pytest.raises(PayloadError):
+            parse_version(payload)
+
+
 def same_stats(left: GradientStats, right: GradientStats) -> bool:
     for item in fields(left):
         a, b = getattr(left, item.name), getattr(right, item.name)
@@ -190,18 +290,6 @@ def test_a_probe_with_weights_comes_back_and_sketches_of_another_kind_are_refuse
         with pytest.raises(AffinityError, match=f"differ in {key}") as caught:
             load_probe(tmp_path, {**spec, key: value})
         assert caught.value.got == {key: spec[key]} and caught.value.expected == {key: value}
-
-
-def test_groups_are_not_made_from_a_probe_of_another_recipe(stats: GradientStats, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(f"arm: a\nout: {tmp_path}\nmodel: {{path: m}}\ndata: {{shards: s}}\ntrain: {{max_steps: 1}}\n")
-    spec = {"k": 4096, "seed": 0, "version": 1, "gradient": "raw", "model": "abc"}
-    save_probe(tmp_path / "probe", replace(stats, spec={**spec, "gradient": "sign"}))
-    with pytest.raises(AffinityError, match="differ in gradient"):
-        group(str(recipe))
-    save_probe(tmp_path / "probe", replace(stats, spec=spec))
-    group(str(recipe))
-    assert has_versions(tmp_path / "affinity")
 
 
 def test_resamples_use_the_micro_batches_weights(stats: GradientStats) -> None:

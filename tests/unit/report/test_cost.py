@@ -95,6 +95,15 @@ def test_unknown_probe_tokens_make_the_token_cost_unknown(tmp_path: Path):
     assert (cost.tokens, cost.samples) == (None, 150)
 
 
+def test_a_run_pays_for_the_groups_it_used_and_not_for_the_probe(tmp_path: Path):
+    mix_all(tmp_path)
+    write_probe(tmp_path, samples=50, seconds=1.0)
+    other(tmp_path, "gst-t2", [(10, 1.0, 2.0)], uses_affinity=True, affinity_cost={"samples": 900, "seconds": 70.0})
+    cost = judge(read_experiment(tmp_path)).costs[("gst-t2", 0)].target.together
+    assert cost is not None
+    assert (cost.samples, cost.wall_s) == (1000, 90.0)
+
+
 def test_an_affinity_arm_without_a_probe_is_an_error(tmp_path: Path):
     mix_all(tmp_path)
     other(tmp_path, "gst-g3", [(10, 1.0, 2.0)], uses_affinity=True)
