@@ -132,7 +132,7 @@ train_arm() {
   local arm=$1 seed=$2 recipe="mini-${1//_/-}"
   case $arm in
     gst-t[0-9]*) launch pipeline.cli.transfer -c "$recipe" "${COMMON[@]}" ;;&
-    gst-[gt][0-9]* | gst-random-*) gst group -c "$recipe" "${COMMON[@]}" ;;
+    gst-[gt][0-9]* | gst-random-* | gst-strict-cycle | gst-adaptive | mastering-rate) gst group -c "$recipe" "${COMMON[@]}" ;;
   esac
   launch pipeline.cli.train -c "$recipe" "${COMMON[@]}" "train.seed=$seed" "schedule.seed=$seed" \
     "schedule.affinity=$OUT/affinity"

@@ -123,12 +123,16 @@ class Example:
     answers: tuple[str, ...] = ()
 
 
+MIXED = "(mixed)"  # `MicroBatch.dataset` where there are several; no dataset can have this name
+
+
 @dataclass(frozen=True)
 class MicroBatch:
-    """Examples of ONE dataset, encoded for the model.
+    """Examples of one dataset, encoded for the model; of several only where batches are drawn by cluster.
 
     `inputs` are the model's keyword arguments (tensors, `labels` with -100 outside the answer). `counted` is False
-    for the filler that keeps ranks in step during evaluation: run it, do not score it.
+    for the filler that keeps ranks in step during evaluation: run it, do not score it. `datasets` is None for one
+    dataset; otherwise it names each example's, and `dataset` is `MIXED`: its gradient belongs to no dataset.
     """
 
     dataset: str
@@ -136,6 +140,7 @@ class MicroBatch:
     inputs: dict[str, Any]
     audio_s: float
     counted: bool = True
+    datasets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -158,24 +163,46 @@ class GradientPartition:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What training on one dataset took so far: sums over ranks and steps. `seconds` are of forward and backward."""
+
+    examples: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class EvalPoint:
-    """One evaluation on the fixed probe set, with the run's clock at that moment (all counts are global)."""
+    """One evaluation on the fixed probe set, with the run's clock at that moment (all counts are global).
+
+    `spent` is for schedules that weigh gain against cost; empty where nobody measured. What is measured differs from
+    run to run, so decisions that rest on it do too.
+    """
 
     step: int
     samples: int
     tokens: int
     scores: dict[str, DatasetScore]
+    spent: dict[str, Spent] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a schedule decided at an evaluation, with the numbers it decided on."""
+    """What a schedule decided at an evaluation or from a window of gradients, with the numbers it decided on.
+
+    Attributes:
+        pool: the datasets (or units, see `pipeline.schedule.stages`) that have entered.
+        weights: of every dataset or unit from now on; they may change without a new stage.
+        advanced: a new stage begins.
+        reset: it begins from the base weights with a fresh optimizer.
+    """
 
     stage: int
     pool: tuple[str, ...]
     weights: dict[str, float]
     advanced: bool
     reason: dict[str, Any]
+    reset: bool = False
 
 
 class Controller(Stateful, Protocol):
@@ -186,7 +213,12 @@ class Controller(Stateful, Protocol):
 
     @property
     def weights(self) -> dict[str, float]:
-        """Sampling weight of every dataset now; 0 outside the pool."""
+        """Sampling weight of every dataset (or unit) now; they sum to 1 and are 0 for what is not drawn."""
+        ...
+
+    @property
+    def due_step(self) -> int | None:
+        """The step at which it wants an evaluation, whatever the interval; None: at no particular one."""
         ...
 
     def lr_factor(self, step: int) -> float:
@@ -194,6 +226,13 @@ class Controller(Stateful, Protocol):
         ...
 
     def observe(self, point: EvalPoint) -> Decision: ...
+
+    def observe_gradients(self, step: int, stats: Any) -> Decision | None:
+        """Take a closed window of sketches over all ranks into account (`pipeline.affinity.estimator.GradientStats`).
+
+        None: nothing changes.
+        """
+        ...
 
 
 @dataclass

@@ -1,10 +1,8 @@
-"""Affinity versions and probes on disk: immutable, checked by digest, never half-written.
+"""Affinity versions on disk: immutable, checked by digest, never half-written.
 
     <folder>/<version>.json           datasets, groups, evidence, parameters; written last: the version is complete
     <folder>/<version>.safetensors    its matrices
     <folder>/latest                   name of the version saved last; latest-<method>: of those made by that method
-
-    <folder>/probe.json, probe.safetensors    one probe's gradient statistics, in the same way
 
 A version is named by its content (`v-` and 12 hex digits), so a plan that pins a version can never get another one.
 Between processes it travels as one file: the matrices, with the JSON document in their metadata (`dump_version`).
@@ -15,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -47,7 +44,6 @@ from pipeline.errors import AffinityError, PayloadError
 
 FORMAT = 2
 LATEST = "latest"
-PROBE = "probe"
 
 _VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
 _CHANGED = "delete its two files and run `gst group` again; runs that pinned it cannot be resumed"
@@ -285,51 +281,6 @@ def _from_document(content: Any, arrays: dict[str, Array]) -> tuple[AffinityVers
         ) from error
 
 
-def save_probe(folder: Path, stats: GradientStats) -> None:
-    """Write a probe's statistics to `folder`, in place of any earlier probe there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = _stats_arrays(stats)
-    path = folder / f"{PROBE}.json"
-    path.unlink(missing_ok=True)  # from here until the end there is no complete probe, rather than a mixed one
-    write_atomic(path.with_suffix(".safetensors"), _dump(arrays))
-    content = {"format": FORMAT, **{name: getattr(stats, name) for name in _STATS_JSON}}
-    write_atomic(path, _json_bytes({"digest": _digest(content, arrays), **content}, indent=1))
-
-
-def load_probe(folder: Path, expected_spec: Mapping[str, Any] | None = None) -> GradientStats:
-    """The statistics that `save_probe` wrote.
-
-    Args:
-        expected_spec: what the probe's kind of sketch must say under these keys (k, seed, version, gradient, model).
-
-    Raises:
-        AffinityError: no probe there, one that is damaged, or sketches of another kind.
-    """
-    path = folder / f"{PROBE}.json"
-    if not path.exists():
-        raise AffinityError("there is no complete probe here", where={"folder": folder}, hint="run `gst probe`")
-    content, arrays = _read(path)
-    if content.pop("digest", None) != _digest(content, arrays) or content.pop("format", None) != FORMAT:
-        raise AffinityError(
-            "a probe is damaged or of another format", where={"file": path}, hint="delete it and run `gst probe` again"
-        )
-    spec = content["spec"]
-    differing = sorted(key for key, value in (expected_spec or {}).items() if spec.get(key) != value)
-    if differing:
-        raise AffinityError(
-            f"the probe holds sketches of another kind: they differ in {', '.join(differing)}",
-            where={"file": path},
-            got={key: spec.get(key) for key in differing},
-            expected={key: (expected_spec or {})[key] for key in differing},
-            hint="run `gst probe` again with this recipe, or give the recipe the probe's sketch settings",
-        )
-    values: dict[str, Any] = {**content, **arrays}
-    for name in KEPT_AXES:
-        if name in arrays:
-            values[name] = np.split(arrays[name], np.cumsum(arrays["count"])[:-1])
-    return GradientStats(**values)
-
-
 def _stats_arrays(stats: GradientStats) -> dict[str, Array]:
     """All arrays of `stats` by field name; kept micro-batches in one [N, K], their weights in one [N]."""
     named = {item.name: getattr(stats, item.name) for item in fields(stats) if item.name not in _STATS_JSON}
@@ -386,7 +337,7 @@ def _arrays_digest(arrays: dict[str, Array]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(arrays.items()):
         digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
+        digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()
 
 

@@ -21,6 +21,7 @@ VERBS = {
     "transfer": ("transfer", "transfer"),
     "group": ("group", "group"),
     "serve": ("serve", "serve"),
+    "clusters": ("clusters", "clusters"),
     "train": ("train", "train"),
     "eval": ("evaluate", "evaluate"),
     "report": ("report", "report"),

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from pipeline.cli.clustering import ensure_clusters
+from pipeline.cli.sampling import build_source, needs_clusters
 from pipeline.config import Recipe, recipe_digest
 from pipeline.config.deepspeed import render_deepspeed
 from pipeline.data.batches import EvalBatches, eval_batches
@@ -19,11 +21,15 @@ from pipeline.data.index import ShardIndex
 from pipeline.data.loader import TrainLoader
 from pipeline.data.manifest import find_manifests
 from pipeline.data.mixture import Mixture
+from pipeline.data.pools import task_sizes
+from pipeline.data.sources import Source
 from pipeline.dist import Comm, launched_world_size
 from pipeline.eval import score
 from pipeline.models.encode import AnswerEncoder
 from pipeline.models.load import base_digest, load_model, load_processor
 from pipeline.runlog import EventLog
+from pipeline.schedule import StagePlan, build_plan
+from pipeline.schedule.tasks import needs_tasks
 from pipeline.sketch.hooks import GradientSketcher, default_group_of, full_shapes, trainable_by_name
 from pipeline.sketch.partition import PartitionSketcher
 from pipeline.sketch.spec import SketchSpec, model_digest
@@ -46,6 +52,11 @@ class Data:
         self.datasets = sorted(self.index.datasets)
         self.sizes = {name: self.index.n_examples(name, "train") for name in self.datasets}
 
+    def plan(self) -> StagePlan:
+        """The stages of the recipe; raises what `build_plan` does."""
+        tasks = task_sizes(self.index) if needs_tasks(self.recipe) else None
+        return build_plan(self.recipe, self.sizes, self.domains, tasks)
+
     @cached_property
     def domains(self) -> dict[str, str]:
         manifests = find_manifests(Path(self.recipe.data.shards))
@@ -56,9 +67,12 @@ class Session:
     """A model on its engine with data, evaluation and log, on this rank.
 
     Everything a user can get wrong is checked before the process group forms.
+
+    Args:
+        plan: of the run, when it has one; clusters that it draws from are made here.
     """
 
-    def __init__(self, recipe: Recipe, data: Data, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, data: Data, folder: Path, plan: StagePlan | None = None) -> None:
         # Only the engine room imports deepspeed; importing it takes seconds, which `gst --help` should not pay.
         from pipeline import engine as engine_room
 
@@ -68,27 +82,36 @@ class Session:
         self.processor = load_processor(recipe.model.path)
         self.encode = AnswerEncoder(self.processor)
         self.comm: Comm = engine_room.init_distributed()
+        self.events = EventLog(folder, self.comm.rank)
+        self.clusters = None
+        if plan is not None and needs_clusters(plan):  # before this run's own model takes the memory
+            self.clusters = ensure_clusters(recipe, data.index, self.comm, self.report_bad)
         torch.manual_seed(recipe.train.seed)  # the adapters' first values, equal on every rank
         self.engine = engine_room.build_engine(recipe, load_model(recipe.model), self.comm.world_size)
         torch.manual_seed(recipe.train.seed + 1_000_003 * (1 + self.comm.rank))  # dropout, different on every rank
         self.device = engine_room.device_of(self.engine)
-        self.events = EventLog(folder, self.comm.rank)
 
-    def train_loader(self, weights: dict[str, float], seed: int) -> TrainLoader:
+    def train_loader(self, weights: dict[str, float], seed: int, plan: StagePlan | None = None) -> TrainLoader:
         """This rank's loader of training micro-batches.
 
         Args:
             weights: dataset -> share of the mixture; a dataset not named is not drawn.
             seed: of the mixture and of each dataset's order.
+            plan: whose stages are drawn from; None: whole datasets.
 
         Raises:
             WorldSizeError: the batch cannot be dealt to the ranks.
             ShardError: a dataset has no training examples.
         """
-        mixture = Mixture(self.data.datasets, seed, weights, self.recipe.data.draw)
+        index = self.data.index
+        source: Source
+        if plan is None:
+            source, pools = Mixture(self.data.datasets, seed, weights, self.recipe.data.draw), None
+        else:
+            source, pools = build_source(self.recipe, index, plan, weights, seed, self.clusters)
         return TrainLoader(
-            self.data.index,
-            mixture,
+            index,
+            source,
             self.encode,
             global_batch=self.recipe.train.global_batch,
             micro_batch=self.recipe.train.micro_batch,
@@ -97,6 +120,7 @@ class Session:
             seed=seed,
             workers=self.recipe.data.workers,
             on_bad=self.report_bad,
+            pools=pools,
         )
 
     def fixed_batches(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.affinity.estimator import GradientStats
 from pipeline.affinity.versions import load_version
 from pipeline.cli.affinity_link import RunLink
 from pipeline.cli.launch import launch, run_as_module
@@ -18,7 +19,11 @@ from pipeline.cli.session import Data, Session, digest_of
 from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.dist import launched_rank
 from pipeline.runlog import MlflowLog, RunConsole
-from pipeline.schedule import StageController, StagePlan, build_plan
+from pipeline.schedule import StagePlan, build_controller
+from pipeline.types import DatasetScore
+
+if TYPE_CHECKING:
+    from pipeline.engine import FreshStarts
 
 
 def train(
@@ -26,9 +31,18 @@ def train(
     overrides: Overrides = None,
     ranks: RanksOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore checkpoints of this run.")] = False,
+    dry_run: Annotated[
+        list[Path] | None,
+        typer.Option("--dry-run", help="Only simulate the schedule, on the loss curves of this finished run."),
+    ] = None,
     local_rank: LocalRank = 0,
 ) -> None:
     """Train one arm; finished runs are left alone, stopped ones go on from their last checkpoint."""
+    if dry_run:
+        from pipeline.cli.dry_run import dry_run as simulate
+
+        simulate(load_recipe(recipe, overrides or ()), dry_run)
+        return
     if ranks is not None:
         arguments = ["-c", recipe, *(overrides or []), *(["--fresh"] if fresh else [])]
         launch("pipeline.cli.train", arguments, ranks)
@@ -39,7 +53,7 @@ def run_training(recipe: Recipe, *, fresh: bool = False) -> None:
     """Build every part from `recipe`, train to its budget, score the test split, write `result.json`."""
     folder = run_folder(recipe)
     data = Data(recipe)
-    plan = build_plan(recipe, data.sizes, data.domains)
+    plan = data.plan()
     recipe = pin_affinity(recipe, plan)
     if is_finished(folder, recipe) and not fresh:
         if launched_rank() == 0:
@@ -47,7 +61,7 @@ def run_training(recipe: Recipe, *, fresh: bool = False) -> None:
         return
     from pipeline import engine as engine_room
 
-    session = Session(recipe, data, folder)
+    session = Session(recipe, data, folder, plan)
     Run(session, plan, folder).execute(fresh)
     engine_room.shutdown(session.comm)
 
@@ -67,14 +81,15 @@ class Run:
         from pipeline import engine as engine_room
 
         self.session, self.plan, self.folder = session, plan, folder
+        self._window: GradientStats | None = None
         recipe = session.recipe
-        controller = StageController(plan, recipe)
+        controller = build_controller(plan, recipe)
         validation = session.fixed_batches("val", recipe.eval.val_per_dataset, recipe.eval.micro_batch, cache=True)
         self.console = RunConsole(session.comm.rank, recipe.train.max_steps, folder.name)
         self.checkpoints = engine_room.CheckpointStore(
             folder, session.comm, session.identity(), recipe.train.keep_checkpoints
         )
-        self.loader = session.train_loader(controller.weights, recipe.train.seed)
+        self.loader = session.train_loader(controller.weights, recipe.train.seed, plan)
         source = digest_of(session.identity())
         self.link = RunLink(recipe, session.data.datasets, folder, source) if session.comm.rank == 0 else None
         self.trainer = engine_room.Trainer(
@@ -88,8 +103,32 @@ class Run:
             events=session.events,
             console=self.console,
             checkpoints=self.checkpoints,
-            recorder=build_recorder(session, self.link.publish_window if self.link else None),
+            recorder=build_recorder(session, self._close_window if self.link else None),
+            closed_window=lambda: self._window,
+            fresh_starts=self._fresh_starts(),
         )
+
+    def _close_window(self, stats: GradientStats, step: int) -> None:
+        """On rank 0: what a window of gradients says goes to the schedule and to the affinity store."""
+        self._window = stats
+        if self.link:
+            self.link.publish_window(stats, step)
+
+    def _fresh_starts(self) -> FreshStarts | None:
+        from pipeline import engine as engine_room
+
+        if not any(stage.reset for stage in self.plan.stages):
+            return None
+        session = self.session
+        return engine_room.FreshStarts(self.folder, session.comm, session.identity(), self._score_test)
+
+    def _score_test(self, datasets: list[str] | None = None) -> dict[str, DatasetScore]:
+        """The test split of these datasets (None: all), by the weights in the engine."""
+        evaluation = self.session.recipe.eval
+        batches = self.session.fixed_batches(
+            "test", evaluation.test_per_dataset, evaluation.micro_batch, datasets=datasets
+        )
+        return self.session.score(batches)
 
     def execute(self, fresh: bool) -> None:
         """Resume where the run stopped (`fresh`: never), train, score the test split, write the result."""
@@ -99,12 +138,16 @@ class Run:
         trainer.mlflow = self._mlflow(trainer.resumed_mlflow_run_id if resumed else None)
         self._write_run("running", started)
         clock = trainer.run()
-        scores = session.score(session.fixed_batches("test", recipe.eval.test_per_dataset, recipe.eval.micro_batch))
+        scores = self._score_test()
+        if trainer.fresh_starts:  # each dataset by the model that was trained on it
+            scores |= trainer.fresh_starts.scores
         if recipe.train.save_model:
             from pipeline import engine as engine_room
 
             engine_room.save_pretrained(session.engine, session.processor, self.folder / "model", session.comm)
-        session.events.write("data", step=clock.step, datasets=self.loader.counters())
+        session.events.write(
+            "data", step=clock.step, datasets=self.loader.counters(), pools=self.loader.pool_counters()
+        )
         self._write_run("finished", started)
         write_result(session, self.folder, clock, scores)
         if trainer.mlflow:

@@ -120,23 +120,66 @@ def render_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ConfigError(f"not valid JSON: {error}", where={"file": file}) from None
     check_deepspeed_json(tree, file)
-    stage = tree.get("zero_optimization", {}).get("stage", 0)
-    if recipe.sketch.enabled and recipe.sketch.mode == "partition" and stage != 3:
+    _check_zero_stage(recipe, tree, file)
+    if recipe.sketch.enabled and recipe.sketch.gradient == "adam" and recipe.train.optimizer.name != "adamw":
         raise ConfigError(
-            "sketch.mode=partition sketches the slices of gradients that only ZeRO-3 leaves",
-            where={"file": file, "key": "zero_optimization.stage"},
-            got=stage,
-            expected=3,
-            hint="use stage 3, or sketch.mode=hook",
+            "sketch.gradient=adam divides by the second moments of AdamW",
+            where={"key": "train.optimizer.name"},
+            got=recipe.train.optimizer.name,
+            expected="adamw",
         )
     return {
         **tree,
         "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
         "gradient_accumulation_steps": accumulation_steps(recipe, world_size),
-        "gradient_clipping": recipe.train.optimizer.clip_norm,
+        "gradient_clipping": recipe.train.optimizer.clip_norm or 0.0,
+        "zero_allow_untested_optimizer": True,  # DeepSpeed has tested Adam's relatives only; our tests cover the others
         "bf16": {"enabled": recipe.model.dtype == "bf16"},
         "fp16": {"enabled": recipe.model.dtype == "fp16"},
     }
+
+
+def _check_zero_stage(recipe: Recipe, tree: dict[str, Any], file: Path) -> None:
+    """Refuse what is right on the slices of ZeRO-3 alone, and what cannot work with where these are put."""
+    zero, optimizer = tree.get("zero_optimization", {}), recipe.train.optimizer.name
+    stage, offload = zero.get("stage", 0), zero.get("offload_optimizer", {}).get("device", "none")
+    needs = _needs_zero3(recipe)
+    for key, why in needs.items():
+        if stage != 3:
+            raise ConfigError(
+                f"{key} needs ZeRO-3: {why}",
+                where={"file": file, "key": "zero_optimization.stage"},
+                got=stage,
+                expected=3,
+                hint=f"use stage 3, or change {key.split('=')[0]}",
+            )
+    fits = ["none"] if optimizer == "sophia" else ["none", "cpu"]  # its extra passes end before gradients are moved
+    trained = [key for key in needs if key.startswith("train.")]
+    if trained and offload not in fits:
+        raise ConfigError(
+            f"{trained[0]} cannot work where the optimizer's state is put",
+            where={"file": file, "key": "zero_optimization.offload_optimizer.device"},
+            got=offload,
+            expected=" or ".join(fits),
+        )
+
+
+def _needs_zero3(recipe: Recipe) -> dict[str, str]:
+    """Recipe settings that are right under ZeRO-3 alone, and why."""
+    train, needs = recipe.train, {}
+    if recipe.sketch.enabled and recipe.sketch.mode == "partition":
+        needs["sketch.mode=partition"] = "it sketches the slices of gradients that only ZeRO-3 leaves"
+    if train.optimizer.name not in ("adamw", "lion"):
+        needs[f"train.optimizer.name={train.optimizer.name}"] = "adamw and lion alone work under other stages"
+    if train.optimizer.autoclip is not None:
+        needs["train.optimizer.autoclip"] = "the norm is taken over its slices of the gradient"
+    if train.averaging.kind != "none":
+        needs[f"train.averaging.kind={train.averaging.kind}"] = "its slices of the fp32 weights are averaged"
+    if train.grades is not None:
+        needs["train.grades"] = "it watches and holds slices of matrices"
+    if train.keep_best is not None and train.keep_best.use_for_test:
+        needs["train.keep_best.use_for_test"] = "its slices of the best weights are put back"
+    return needs
 
 
 def _leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.config.schedule import REGIME_ALIASES, REGIMES_BUILT, REGIMES_LATER
+from pipeline.config.schedule import REGIME_ALIASES, REGIMES
 from pipeline.config.schema import Recipe
-from pipeline.errors import ConfigError, NotBuiltYet, nearest
+from pipeline.errors import ConfigError, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -22,7 +22,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises:
         ConfigError: no such file, not YAML, unknown key (with the nearest known one), or a value out of range.
-        NotBuiltYet: a documented regime that this version lacks.
     """
     file = find_recipe(path)
     tree = _read_tree(file)
@@ -38,15 +37,13 @@ def parse_recipe(tree: dict[str, Any], source: Path | str) -> Recipe:
     except ValidationError as error:
         raise _explain(error, source) from None
     regime = REGIME_ALIASES.get(recipe.schedule.regime, recipe.schedule.regime)
-    if regime in REGIMES_LATER:
-        raise NotBuiltYet(f"schedule.regime `{regime}`", hint=f"built so far: {', '.join(REGIMES_BUILT)}")
-    if regime not in REGIMES_BUILT:
+    if regime not in REGIMES:
         raise ConfigError(
             "unknown regime",
             where={"file": source, "key": "schedule.regime"},
             got=regime,
-            expected=", ".join(REGIMES_BUILT),
-            hint=_did_you_mean(regime, (*REGIMES_BUILT, *REGIMES_LATER, *REGIME_ALIASES)),
+            expected=", ".join(REGIMES),
+            hint=_did_you_mean(regime, (*REGIMES, *REGIME_ALIASES)),
         )
     return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"regime": regime})})
 
@@ -135,10 +132,12 @@ def _explain(error: ValidationError, source: Path | str) -> ConfigError:
 def _fields_at(path: list[str]) -> list[str]:
     model: type[BaseModel] = Recipe
     for key in path:
-        child = model.model_fields[key].annotation
-        if not (isinstance(child, type) and issubclass(child, BaseModel)):
+        field = model.model_fields[key].annotation
+        kinds = [kind for kind in (field, *get_args(field)) if isinstance(kind, type)]  # a section, or one or None
+        sections = [kind for kind in kinds if issubclass(kind, BaseModel)]
+        if not sections:
             return []
-        model = child
+        model = sections[0]
     return list(model.model_fields)
 
 

@@ -30,6 +30,9 @@ class ModelConfig(Section):
         default=("multi_modal_projector",), description="modules trained in full beside LoRA, by name part"
     )
     freeze: tuple[str, ...] = Field(default=(), description="modules kept frozen in mode `full`, by name part")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        default=None, description="every dropout rate of the model's own config; None: as the config says"
+    )
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="fp16 (with dynamic loss scaling) needs a GPU"
     )

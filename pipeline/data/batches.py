@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.data.index import ShardIndex
 from pipeline.data.order import permutation
 from pipeline.errors import AudioError, ShardError, TrainingError
-from pipeline.types import Example, MicroBatch
+from pipeline.types import MIXED, Example, MicroBatch
 
 Encode = Callable[[list[Example]], dict[str, Any]]
 OnBad = Callable[[str, str, str], None]  # dataset, example id, reason
@@ -45,13 +45,16 @@ def try_read(index: ShardIndex, dataset: str, split: str, number: int) -> Exampl
         return BadSample(dataset, index.example_id(dataset, split, number), reason)
 
 
-def make_micro_batch(dataset: str, examples: list[Example], encode: Encode, counted: bool = True) -> MicroBatch:
+def make_micro_batch(examples: list[Example], encode: Encode, counted: bool = True) -> MicroBatch:
+    datasets = tuple(example.dataset for example in examples)
+    is_mixed = len(set(datasets)) > 1
     return MicroBatch(
-        dataset=dataset,
+        dataset=MIXED if is_mixed else datasets[0],
         example_ids=tuple(example.id for example in examples),
         inputs=encode(examples),
         audio_s=sum(len(example.audio) / example.sample_rate_hz for example in examples),
         counted=counted,
+        datasets=datasets if is_mixed else None,
     )
 
 
@@ -59,8 +62,8 @@ class EvalBatches:
     """A fixed probe set in micro-batches of one dataset each; may be iterated any number of times.
 
     All ranks have `len(self)` micro-batches, so that they run the same number of forward passes. Where a rank has
-    nothing left it gets a filler of one example with `counted=False`. A bad sample is left out and told to `on_bad`:
-    a replacement would change what is measured.
+    nothing left it gets a filler of one example with `counted=False`, of `spare` if the plan has none that can be read.
+    A bad sample is left out and told to `on_bad`: a replacement would change what is measured.
     """
 
     def __init__(
@@ -73,12 +76,13 @@ class EvalBatches:
         world_size: int,
         cache: bool,
         on_bad: OnBad | None,
+        spare: Sequence[tuple[str, list[int]]] = (),
     ) -> None:
         self.index = index
         self.encode = encode
         self.split = split
         self.on_bad = on_bad
-        self._plan = plan
+        self._for_fillers = [*plan, *spare]
         self._mine = plan[rank::world_size]
         self._length = -(-len(plan) // world_size)
         self._cached: list[MicroBatch] | None = None
@@ -111,14 +115,14 @@ class EvalBatches:
                 examples.append(got)
             elif self.on_bad:
                 self.on_bad(got.dataset, got.example_id, got.reason)
-        return make_micro_batch(dataset, examples, self.encode) if examples else None
+        return make_micro_batch(examples, self.encode) if examples else None
 
     def _filler(self) -> MicroBatch:
-        for dataset, numbers in self._plan:
+        for dataset, numbers in self._for_fillers:
             for number in numbers:
                 got = try_read(self.index, dataset, self.split, number)
                 if isinstance(got, Example):
-                    return make_micro_batch(dataset, [got], self.encode, counted=False)
+                    return make_micro_batch([got], self.encode, counted=False)
         raise TrainingError(
             "not one example of the evaluation set can be read",
             where={"shards": self.index.shards, "split": self.split},
@@ -154,8 +158,52 @@ def eval_batches(
         names = [name for name in datasets if require_examples(index, name, split)]
     plan: list[tuple[str, list[int]]] = []
     for name in names:
-        numbers = permutation(seed, f"probe/{split}/{name}", 0, index.n_examples(name, split))[:per_dataset].tolist()
-        plan += [(name, numbers[start : start + micro_batch]) for start in range(0, len(numbers), micro_batch)]
+        plan += [(name, numbers) for numbers in _cut(index, split, name, per_dataset, micro_batch, seed)]
     if not plan:
         raise ShardError("nothing to evaluate", where={"shards": index.shards, "split": split})
     return EvalBatches(index, encode, split, plan, rank, world_size, cache, on_bad)
+
+
+def chosen_batches(
+    index: ShardIndex,
+    encode: Encode,
+    split: str,
+    chosen: Mapping[str, Sequence[int]],
+    micro_batch: int,
+    rank: int,
+    world_size: int,
+    seed: int,
+    *,
+    on_bad: OnBad | None = None,
+) -> EvalBatches:
+    """This rank's share of some micro-batches, by their numbers in each dataset's fixed order.
+
+    Number b of a dataset is the b-th of `eval_batches` with the same seed and `per_dataset=None`, so that longer runs
+    of numbers extend a fixed probe set. Datasets without numbers only lend fillers.
+
+    Raises:
+        ShardError: a dataset has no examples in `split`, or no number is chosen.
+        IndexError: a number past the end of a dataset, `n_micro_batches`.
+    """
+    plan, spare = [], []
+    for name, numbers in chosen.items():
+        require_examples(index, name, split)
+        cut = _cut(index, split, name, None, micro_batch, seed)
+        plan += [(name, cut[number]) for number in numbers]
+        spare.append((name, cut[0]))
+    if not plan:
+        raise ShardError("nothing to evaluate", where={"shards": index.shards, "split": split})
+    return EvalBatches(index, encode, split, plan, rank, world_size, False, on_bad, spare)
+
+
+def n_micro_batches(index: ShardIndex, dataset: str, split: str, micro_batch: int) -> int:
+    """How many micro-batches a dataset has; the last one may be smaller."""
+    return -(-index.n_examples(dataset, split) // micro_batch)
+
+
+def _cut(
+    index: ShardIndex, split: str, dataset: str, first: int | None, micro_batch: int, seed: int
+) -> list[list[int]]:
+    """The first examples (None: all) of a dataset's fixed order, cut into micro-batches."""
+    order = permutation(seed, f"probe/{split}/{dataset}", 0, index.n_examples(dataset, split))[:first].tolist()
+    return [order[start : start + micro_batch] for start in range(0, len(order), micro_batch)]

@@ -100,6 +100,7 @@ class ShardIndex:
         self._files: list[Path] = []
         self._handles: dict[int, int] = {}
         self._lock = threading.Lock()
+        self._tasks: dict[tuple[str, str], list[str | None]] = {}
         self._tables = {(name, split): self._read_table(name, split) for name in names for split in self.splits}
         if "train" in self.splits:
             for name in names:
@@ -160,6 +161,35 @@ class ShardIndex:
         clip, question, _ = self._read_clip(dataset, split, i)
         return clip.qa[question]
 
+    def tasks(self, dataset: str, split: str) -> list[str | None]:
+        """The task of every example; None where a clip's annotation is damaged.
+
+        The first call for a dataset and split reads the annotations of all their clips, no audio.
+
+        Raises:
+            ShardError: as `read`.
+        """
+        if (dataset, split) not in self._tasks:
+            table = self._table(dataset, split)
+            found: list[str | None] = []
+            same: dict[str, str] = {}  # one string object for all examples of a task
+            for position, n_qa in enumerate(table.clips["n_qa"].tolist()):
+                try:
+                    clip = self._clip_at(table, position, n_qa)
+                    found += [same.setdefault(qa.task, qa.task) for qa in clip.qa[:n_qa]]
+                except AudioError:
+                    found += [None] * n_qa
+            self._tasks[dataset, split] = found
+        return self._tasks[dataset, split]
+
+    def n_clips(self, dataset: str, split: str) -> int:
+        return len(self._table(dataset, split).clips)
+
+    def clip_numbers(self, dataset: str, split: str) -> NDArray[np.int64]:
+        """The clip of every example, counted from 0 in shard order."""
+        n_qa = self._table(dataset, split).clips["n_qa"]
+        return np.repeat(np.arange(len(n_qa)), n_qa)
+
     def close(self) -> None:
         """Close the shard files; a later `read` opens them again."""
         with self._lock:
@@ -171,11 +201,15 @@ class ShardIndex:
         """(clip, question number, table row) of example `i`."""
         table = self._table(dataset, split)
         position, question = table.locate(i)
+        return self._clip_at(table, position, question + 1), question, table.clips[position]
+
+    def _clip_at(self, table: _Table, position: int, n_qa: int) -> Clip:
+        """Clip number `position`, which must have `n_qa` questions or more."""
         row = table.clips[position]
         clip_id, shard = table.clip_ids[position], int(row["shard"])
         where: dict[str, object] = {"shard": self._files[shard], "clip": clip_id}
         clip = _parse_clip(self._fetch(shard, int(row["json_offset"]), int(row["json_size"])), where)
-        if clip.id != clip_id or question >= len(clip.qa):
+        if clip.id != clip_id or len(clip.qa) < n_qa:
             raise AudioError(
                 "a clip's annotation is not the one that the side file lists",
                 state="bad_annotation",
@@ -183,7 +217,7 @@ class ShardIndex:
                 got=f"clip {clip.id} with {len(clip.qa)} questions",
                 expected=f"clip {clip_id} with {row['n_qa']} questions",
             )
-        return clip, question, row
+        return clip
 
     def _table(self, dataset: str, split: str) -> _Table:
         if dataset not in self.manifests:

@@ -1,8 +1,9 @@
-"""Micro-batches for training and evaluation: each of one dataset, dealt to ranks by arithmetic.
+"""Micro-batches for training: each of one dataset (or, by cluster, of several), dealt to ranks by arithmetic.
 
-A global step has `global_batch / micro_batch` slots. The mixture names the dataset of each, the dataset's own order
-says which examples; slot j belongs to rank j mod world size, as its accumulation step j div world size. So the global
-sequence does not depend on world size, worker threads or prefetch, and every rank has the same number of micro-batches.
+A global step has `global_batch / micro_batch` slots. The mixture names the pool of each, mostly a dataset, and the
+pool's own order says which examples; slot j belongs to rank j mod world size, as its accumulation step j div world
+size. So the global sequence does not depend on world size, worker threads or prefetch, and every rank has the same
+number of micro-batches.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter, deque
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.data.batches import BadSample, Encode, OnBad, make_micro_batch, require_examples, try_read
+from pipeline.data.batches import BadSample, Encode, OnBad, make_micro_batch, try_read
 from pipeline.data.index import ShardIndex
-from pipeline.data.mixture import Mixture
-from pipeline.data.order import example_at
+from pipeline.data.pools import Pool, dataset_pools
+from pipeline.data.sources import Source
 from pipeline.errors import CheckpointError, TrainingError, WorldSizeError
 from pipeline.types import Example, MicroBatch
 
@@ -54,7 +56,7 @@ def slots_per_step(global_batch: int, micro_batch: int, world_size: int) -> int:
 
 @dataclass
 class _Step:
-    """One planned global step: this rank's slots, and the mixture's state on both sides of it."""
+    """One planned global step: this rank's slots (pool, position), and the mixture's state on both sides of it."""
 
     before: dict[str, Any]
     after: dict[str, Any]
@@ -69,13 +71,14 @@ class TrainLoader:
     threads are plans only; they are thrown away when the mixture is no longer in the state they were planned from,
     so new weights act on exactly the next step, and prefetch never shows in the state.
 
-    A bad sample is replaced by one further on in the order of its dataset. Positions do not move for it, so ranks stay
+    A bad sample is replaced by one further on in the order of its pool. Positions do not move for it, so ranks stay
     aligned and the replacement is the same on any world size; that example then comes twice within a short time.
 
     Args:
         index: examples, with `split` indexed.
-        mixture: draws the datasets; the loader advances it, its state is part of the loader's.
-        encode: examples of one dataset -> the model's keyword arguments. Runs in worker threads when `workers > 0`,
+        mixture: draws the pools: a `Mixture` of datasets or of parts of them, a `Stream`, or a `Switch` between such.
+            The loader advances it, its state is part of the loader's.
+        encode: examples -> the model's keyword arguments. Runs in worker threads when `workers > 0`,
             so it must be thread-safe.
         global_batch, micro_batch: examples per optimizer step and per forward pass.
         comm_rank, world_size: this process among its peers.
@@ -85,6 +88,7 @@ class TrainLoader:
             decoding and feature extraction leave the interpreter lock.
         max_consecutive_failures: so many bad samples in a row stop the run.
         on_bad: told dataset, example id and reason of every bad sample of the steps that are handed out.
+        pools: what the names are that the mixture draws; None: whole datasets.
 
     Raises:
         WorldSizeError: the batch cannot be dealt to the ranks.
@@ -94,7 +98,7 @@ class TrainLoader:
     def __init__(
         self,
         index: ShardIndex,
-        mixture: Mixture,
+        mixture: Source,
         encode: Encode,
         *,
         global_batch: int,
@@ -106,6 +110,7 @@ class TrainLoader:
         workers: int = 0,
         max_consecutive_failures: int = 100,
         on_bad: OnBad | None = None,
+        pools: Mapping[str, Pool] | None = None,
     ) -> None:
         self.slots = slots_per_step(global_batch, micro_batch, world_size)
         assert 0 <= comm_rank < world_size
@@ -120,7 +125,9 @@ class TrainLoader:
         self.max_consecutive_failures = max_consecutive_failures
         self.on_bad = on_bad
         self.step = 0
-        self._sizes = {name: require_examples(index, name, split) for name in mixture.datasets}
+        self._pools = dataset_pools(index, mixture.positions, split) if pools is None else dict(pools)
+        assert set(self._pools) == set(mixture.positions), "every pool that may be drawn, and no other"
+        self._datasets = sorted({name for pool in self._pools.values() for name in pool.datasets})
         self._bad: Counter[str] = Counter()
         self._planner = copy.deepcopy(mixture)
         self._planned: deque[_Step] = deque()
@@ -141,7 +148,7 @@ class TrainLoader:
             if self._pool:
                 results = [read.result() for read in step.reads]
             else:
-                results = [self._read_slot(dataset, start) for dataset, start in step.slots]
+                results = [self._read_slot(pool, start) for pool, start in step.slots]
         except BaseException:
             self._discard()
             raise
@@ -157,13 +164,30 @@ class TrainLoader:
         return [batch for batch, _ in results]
 
     def set_weights(self, weights: dict[str, float]) -> None:
-        """Mix by these weights from the next step on; call it on every rank with the same numbers."""
+        """Draw by these weights from the next step on; call it on every rank with the same numbers.
+
+        With a `Switch` the names decide which source draws from then on.
+        """
         self.mixture.set_weights(weights)
 
     def counters(self) -> dict[str, dict[str, float]]:
         """Per dataset: `examples` and `epochs` consumed by all ranks, `bad` samples this process has met."""
+        consumed: Counter[str] = Counter()
+        for name, position in self.mixture.positions.items():
+            consumed.update(self._pools[name].consumed(self.seed, position))
         return {
-            name: {"examples": position, "epochs": position / self._sizes[name], "bad": self._bad[name]}
+            name: {
+                "examples": consumed[name],
+                "epochs": consumed[name] / self.index.n_examples(name, self.split),
+                "bad": self._bad[name],
+            }
+            for name in self._datasets
+        }
+
+    def pool_counters(self) -> dict[str, dict[str, float]]:
+        """Per pool, for example per unit of a dataset: `examples` and `epochs` consumed by all ranks."""
+        return {
+            name: {"examples": position, "epochs": position / len(self._pools[name])}
             for name, position in self.mixture.positions.items()
         }
 
@@ -187,7 +211,7 @@ class TrainLoader:
                     hint=remedy,
                 )
         saved: dict[str, str] = state["digests"]
-        changed = sorted(name for name in saved | mine["digests"] if saved.get(name) != mine["digests"].get(name))
+        changed = _different(saved, mine["digests"])
         if changed:
             raise CheckpointError(
                 "the prepared data is not that of the checkpoint",
@@ -195,6 +219,13 @@ class TrainLoader:
                 got={name: mine["digests"].get(name, "(not in this run)") for name in changed},
                 expected={name: saved.get(name, "(not in the checkpoint)") for name in changed},
                 hint="point the run at the shards and datasets of the checkpoint, or start a new run",
+            )
+        changed = _different(state.get("pools", {}), mine.get("pools", {}))
+        if changed:
+            raise CheckpointError(
+                "the checkpoint's data was drawn from other units or clusters",
+                where={"pools": ", ".join(changed)},
+                hint="resume with the task levels or the file of clusters of the checkpoint, or start a new run",
             )
         self.mixture.load_state_dict(state["mixture"])
         self.step = state["step"]
@@ -207,13 +238,16 @@ class TrainLoader:
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a saved order to go on."""
+        digests = {name: pool.digest for name, pool in self._pools.items()}
+        partial = {name: digest for name, digest in digests.items() if digest is not None}
         return {
             "version": STATE_VERSION,
             "seed": self.seed,
             "split": self.split,
             "global_batch": self.global_batch,
             "micro_batch": self.micro_batch,
-            "digests": {name: self.index.digests[name] for name in self.mixture.datasets},
+            "digests": {name: self.index.digests[name] for name in self._datasets},
+            **({"pools": partial} if partial else {}),
         }
 
     def _discard(self) -> None:
@@ -232,34 +266,39 @@ class TrainLoader:
             drawn = [(name, self._planner.take(name, self.micro_batch)) for name in self._planner.draw_step(self.slots)]
             step = _Step(before, self._planner.state_dict(), drawn[self.rank :: self.world_size])
             if self._pool:
-                step.reads = [self._pool.submit(self._read_slot, dataset, start) for dataset, start in step.slots]
+                step.reads = [self._pool.submit(self._read_slot, pool, start) for pool, start in step.slots]
             self._planned.append(step)
 
-    def _read_slot(self, dataset: str, start: int) -> tuple[MicroBatch, list[BadSample]]:
+    def _read_slot(self, pool: str, start: int) -> tuple[MicroBatch, list[BadSample]]:
         """Read and encode the micro-batch at `start`; stand-ins for bad samples come from right behind it."""
         examples: list[Example] = []
         bad: list[BadSample] = []
         stand_ins = itertools.count(start + self.micro_batch)
         in_a_row = 0
         for place in range(self.micro_batch):
-            got = self._read_at(dataset, start + place)
+            got = self._read_at(pool, start + place)
             while isinstance(got, BadSample):
                 bad.append(got)
                 in_a_row += 1
                 if in_a_row >= self.max_consecutive_failures:
                     raise TrainingError(
                         f"{in_a_row} bad samples in a row",
-                        where={"dataset": dataset, "last example": got.example_id, "reason": got.reason},
+                        where={"dataset": got.dataset, "last example": got.example_id, "reason": got.reason},
                         hint="run `gst-data lint` on the shards, or leave this dataset out",
                     )
-                got = self._read_at(dataset, next(stand_ins))
+                got = self._read_at(pool, next(stand_ins))
             examples.append(got)
             in_a_row = 0
-        return make_micro_batch(dataset, examples, self.encode), bad
+        return make_micro_batch(examples, self.encode), bad
 
-    def _read_at(self, dataset: str, position: int) -> Example | BadSample:
-        number = example_at(self.seed, dataset, self._sizes[dataset], position)
+    def _read_at(self, pool: str, position: int) -> Example | BadSample:
+        dataset, number = self._pools[pool].at(self.seed, position)
         return try_read(self.index, dataset, self.split, number)
+
+
+def _different(saved: Mapping[str, str], mine: Mapping[str, str]) -> list[str]:
+    """Names whose values are not the same, or that only one side has."""
+    return sorted(name for name in {*saved, *mine} if saved.get(name) != mine.get(name))
 
 
 _REMEDIES = {

@@ -72,7 +72,7 @@ class Mixture:
     """Draws a dataset for every micro-batch slot of every global step, and counts the examples each has given.
 
     Args:
-        datasets: names; their order does not matter.
+        datasets: names, or names of parts of datasets; their order does not matter.
         seed: of the draws.
         weights: relative weight per dataset; one that is not named has weight zero and is never drawn.
         draw: `deficit` keeps served counts within about one draw of weight x slots, in a shuffled order;
@@ -95,6 +95,11 @@ class Mixture:
         self._credits = np.zeros(len(self.datasets))
         self._weights = np.zeros(len(self.datasets))
         self.set_weights(weights)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What weights may name, as of every `pipeline.data.sources.Source`."""
+        return self.datasets
 
     @property
     def weights(self) -> dict[str, float]:

@@ -27,7 +27,9 @@ def uniforms(seed: int, stream: str, counter: int, n: int) -> NDArray[np.float64
     return np.asarray((raw >> np.uint64(11)) * 2.0**-53, dtype=np.float64)
 
 
-@lru_cache(maxsize=256)  # one entry per dataset and epoch in use: room for about a hundred datasets
+# One entry per dataset (or cluster, of which there may be 500) and epoch; all of them together never hold more numbers
+# than examples were drawn.
+@lru_cache(maxsize=2048)
 def permutation(seed: int, stream: str, epoch: int, n: int) -> NDArray[np.uint32]:
     """A uniform permutation of range(n), read-only, for (seed, stream, epoch).
 

@@ -4,11 +4,13 @@ from pipeline.engine.checkpoint import CheckpointStore
 from pipeline.engine.export import save_pretrained, trainable_count
 from pipeline.engine.partitions import gradient_partitions, loss_scale
 from pipeline.engine.probe import probe_gradients
+from pipeline.engine.restart import FreshStarts
 from pipeline.engine.setup import build_engine, device_of, init_distributed, shutdown
 from pipeline.engine.trainer import Trainer
 
 __all__ = [
     "CheckpointStore",
+    "FreshStarts",
     "Trainer",
     "build_engine",
     "device_of",

@@ -3,7 +3,7 @@
     <run>/checkpoints/step-000100/
         zero/...                DeepSpeed's shards: trainable weights and optimizer (frozen weights stay in the base)
         state.json              loader, controller, clock ... : the same on every rank
-        rank0.pt, rank1.pt ...  what differs between ranks: random states, open sketch window
+        rank0.pt, rank1.pt ...  what differs between ranks: random states, open sketch window, averaged weights
         complete.json           written last: what the checkpoint is, and for which run
 
 A folder without `complete.json` is debris of a crash and is ignored, then removed.
@@ -40,9 +40,15 @@ class CheckpointStore:
         self._identity = identity
         self._keep = keep
 
-    def save(self, engine: Any, step: int, shared: dict[str, Any], per_rank: dict[str, Any]) -> None:
-        """Write the checkpoint of `step`; every rank calls it. Older ones are pruned once it is complete."""
-        final = self.folder / f"step-{step:06d}"
+    def save(
+        self, engine: Any, step: int, shared: dict[str, Any], per_rank: dict[str, Any], best_step: int | None = None
+    ) -> None:
+        """Write the checkpoint of `step`; every rank calls it. Older ones are pruned once it is complete.
+
+        Args:
+            best_step: this step's checkpoint is kept beside the newest ones.
+        """
+        final = self.at(step)
         draft = self.folder / f".draft-{step:06d}"
         if self._comm.rank == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,8 +71,11 @@ class CheckpointStore:
             _sync_tree(draft)
             draft.replace(final)
             sync_folder(self.folder)
-            self._prune()
+            self._prune(best_step)
         self._comm.barrier()
+
+    def at(self, step: int) -> Path:
+        return self.folder / f"step-{step:06d}"
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None. Rank 0 looks; all ranks get its answer."""
@@ -88,8 +97,12 @@ class CheckpointStore:
         if path is None:
             raise CheckpointError("DeepSpeed finds no shards in this checkpoint", where={"folder": folder})
         shared = json.loads((folder / "state.json").read_text())
-        per_rank = torch.load(folder / f"rank{self._comm.rank}.pt", weights_only=True)
-        return shared, per_rank
+        return shared, self.load_per_rank(folder)
+
+    def load_per_rank(self, folder: Path) -> dict[str, Any]:
+        """What this rank put into the checkpoint `folder`; touches no engine."""
+        state: dict[str, Any] = torch.load(folder / f"rank{self._comm.rank}.pt", weights_only=True)
+        return state
 
     def _check(self, mark: dict[str, Any], folder: Path) -> None:
         if mark.get("version") != VERSION:
@@ -119,9 +132,11 @@ class CheckpointStore:
                 hint="resume with that number of ranks; changing it is not implemented",
             )
 
-    def _prune(self) -> None:
+    def _prune(self, best_step: int | None) -> None:
         complete = sorted(path.parent for path in self.folder.glob(f"step-*/{MARK}"))
         for old in complete[: -self._keep]:
+            if best_step is not None and old == self.at(best_step):
+                continue
             (old / MARK).unlink()  # first, so that a kill in mid-removal leaves debris, not half a checkpoint
             shutil.rmtree(old)
 

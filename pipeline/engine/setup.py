@@ -12,8 +12,8 @@ import torch
 from pipeline.config import Recipe
 from pipeline.config.deepspeed import render_deepspeed
 from pipeline.dist import Comm, TorchComm, free_port, launched_rank
-from pipeline.errors import ConfigError, ModelError, TrainingError
-from pipeline.models.load import trainable_parameters
+from pipeline.engine.optimizers import attach_optimizer, build_optimizer
+from pipeline.errors import ConfigError, TrainingError
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
@@ -51,11 +51,11 @@ def init_distributed() -> Comm:
 def build_engine(recipe: Recipe, model: torch.nn.Module, world_size: int) -> Any:
     """A DeepSpeedEngine that trains the model's trainable parameters with the recipe's optimizer.
 
-    Weight decay is applied to matrices only; an empty group is left out, because DeepSpeed mishandles it.
+    Weight decay is applied to matrices only.
 
     Raises:
         ModelError: nothing to train.
-        ConfigError / WorldSizeError: the DeepSpeed JSON or the batch does not fit.
+        ConfigError / WorldSizeError: the DeepSpeed JSON, the optimizer's options or the batch do not fit.
     """
     deepspeed = _import_deepspeed()
     if recipe.model.dtype == "fp16" and not deepspeed.get_accelerator().is_fp16_supported():
@@ -66,26 +66,11 @@ def build_engine(recipe: Recipe, model: torch.nn.Module, world_size: int) -> Any
             expected="bf16 or fp32 here; fp16 on a GPU",
         )
     config = render_deepspeed(recipe, world_size)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, recipe.train.optimizer.weight_decay),
-        lr=recipe.train.optimizer.lr,
-        betas=recipe.train.optimizer.betas,
-        eps=recipe.train.optimizer.eps,
-    )
+    optimizer = build_optimizer(recipe.train.optimizer, model)
+    model.train()  # `from_pretrained` leaves it in eval mode, where a resumed run would have no dropout
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+    attach_optimizer(recipe.train.optimizer, engine)
     return engine
-
-
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay, vectors without."""
-    learning = list(trainable_parameters(model).values())
-    if not learning:
-        raise ModelError("nothing to train", hint="check model.mode, model.train_modules and model.freeze")
-    groups = [
-        {"params": [p for p in learning if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def device_of(engine: Any) -> torch.device:

@@ -14,11 +14,13 @@ from pipeline.config import Recipe
 from pipeline.dist import Comm
 from pipeline.engine.checkpoint import CheckpointStore
 from pipeline.engine.partitions import loss_scale
+from pipeline.engine.restart import FreshStarts
 from pipeline.engine.setup import device_of, set_learning_rate
+from pipeline.engine.strategies import BestSoFar, Strategies, validation_metrics
 from pipeline.errors import TrainingError
-from pipeline.models.loss import answer_loss
+from pipeline.models.loss import answer_loss, sums_by_dataset
 from pipeline.runlog import EventLog, MlflowLog, RunConsole, flat_numbers
-from pipeline.types import Clock, Controller, DatasetScore, EvalPoint, MicroBatch, Stateful
+from pipeline.types import Clock, Controller, DatasetScore, Decision, EvalPoint, MicroBatch, Spent, Stateful
 
 
 class Loader(Stateful, Protocol):
@@ -47,8 +49,28 @@ class GradientRecorder(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+def random_state() -> dict[str, torch.Tensor]:
+    """State of the generators that dropout draws from; everything else draws from its own counters."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
 class Trainer:
-    """One run of one arm. `evaluate` scores the fixed validation probe set on every rank alike."""
+    """One run of one arm.
+
+    Args:
+        evaluate: scores the fixed validation probe set, on every rank alike.
+        closed_window: statistics of the window of gradients that the recorder has just closed; asked on rank 0 only.
+        fresh_starts: for schedules with stages that begin anew.
+    """
 
     def __init__(
         self,
@@ -65,6 +87,8 @@ class Trainer:
         checkpoints: CheckpointStore | None = None,
         recorder: GradientRecorder | None = None,
         mlflow: MlflowLog | None = None,
+        closed_window: Callable[[], Any] | None = None,
+        fresh_starts: FreshStarts | None = None,
     ) -> None:
         self.recipe = recipe
         self.engine = engine
@@ -78,21 +102,27 @@ class Trainer:
         self.checkpoints = checkpoints
         self.recorder = recorder
         self.mlflow = mlflow
+        self.closed_window = closed_window
+        self.fresh_starts = fresh_starts
+        self.strategies = Strategies(recipe, engine, comm)
+        self.best = BestSoFar(recipe.train.keep_best, datasets) if recipe.train.keep_best else None
         self.clock = Clock()
+        self.spent: dict[str, Spent] = {}
         self.resumed_mlflow_run_id: str | None = None
         self._tick = time.monotonic()
 
     def run(self) -> Clock:
-        """Train to the end of the recipe's budget."""
+        """Train to the end of the recipe's budget; leaves the weights in the model that the recipe wants judged."""
         self._tick = time.monotonic()
         if self.clock.step == 0:
             self._start()
         while self.clock.step < self.recipe.train.max_steps:
             self._train_one_step()
-            if self._due(self.recipe.train.eval_every):
-                self._evaluate_and_decide()
-            if self._due(self.recipe.train.checkpoint_every):
-                self.save()
+            wanted = self.clock.step == self.controller.due_step
+            is_best = (wanted or self._due(self.recipe.train.eval_every)) and self._evaluate_and_decide()
+            if is_best or self._due(self.recipe.train.checkpoint_every):
+                self.save(is_best)
+        self._settle()
         return self.clock
 
     def warm_up(self, steps: int) -> None:
@@ -100,8 +130,8 @@ class Trainer:
         while self.clock.step < steps:
             self._train_one_step()
 
-    def save(self) -> None:
-        """Write a checkpoint of everything that the rest of the run depends on."""
+    def save(self, is_best: bool = False) -> None:
+        """Write a checkpoint of everything that the rest of the run depends on; the best one's judged weights too."""
         if self.checkpoints is None:
             return
         self._advance_wall()
@@ -110,12 +140,18 @@ class Trainer:
             "loader": self.loader.state_dict(),
             "controller": self.controller.state_dict(),
             "mlflow_run_id": self.mlflow.run_id if self.mlflow else None,
+            "best": self.best.state_dict() if self.best else None,
+            "spent": {name: asdict(spent) for name, spent in self.spent.items()},
+            "fresh_starts": self.fresh_starts.state_dict() if self.fresh_starts else None,
         }
         per_rank = {
-            "torch_rng": torch.get_rng_state(),  # dropout; everything else draws from its own counters
+            "rng": random_state(),
             "recorder": self.recorder.state_dict() if self.recorder else {},
+            "strategies": self.strategies.state_dict(),
+            "judged_weights": self.strategies.copy_judged() if is_best else None,
         }
-        self.checkpoints.save(self.engine, self.clock.step, shared, per_rank)
+        best_step = self.best.step if self.best else None
+        self.checkpoints.save(self.engine, self.clock.step, shared, per_rank, best_step)
         self.events.write("checkpoint", step=self.clock.step)
 
     def resume(self) -> bool:
@@ -128,7 +164,13 @@ class Trainer:
         self.resumed_mlflow_run_id = shared["mlflow_run_id"]
         self.loader.load_state_dict(shared["loader"])
         self.controller.load_state_dict(shared["controller"])
-        torch.set_rng_state(per_rank["torch_rng"])
+        self.spent = {name: Spent(**spent) for name, spent in shared["spent"].items()}
+        if self.fresh_starts:
+            self.fresh_starts.load_state_dict(shared["fresh_starts"])
+        set_random_state(per_rank["rng"])
+        self.strategies.load_state_dict(per_rank["strategies"])
+        if self.best:
+            self.best.load_state_dict(shared["best"])
         if self.recorder:
             self.recorder.load_state_dict(per_rank["recorder"])
         self.events.write("resume", step=self.clock.step, checkpoint=folder.name)
@@ -136,31 +178,48 @@ class Trainer:
         return True
 
     def _start(self) -> None:
+        if self.fresh_starts:
+            self.fresh_starts.remember(self.engine, self.strategies)
         self.loader.set_weights(self.controller.weights)
-        pool = [name for name, weight in self.controller.weights.items() if weight > 0]
-        self._log_stage(self.controller.stage, pool, {"rule": "start"})
+        self._log_stage(self.controller.stage, self._drawn(), {"rule": "start"})
         self._evaluate_and_decide()
 
     def _train_one_step(self) -> None:
         batches = self.loader.next_step()
-        lr = self.recipe.train.optimizer.lr * self.controller.lr_factor(self.clock.step + 1)
+        lr = self.recipe.train.peak_lr * self.controller.lr_factor(self.clock.step + 1)
         set_learning_rate(self.engine, lr)
-        sums = self._optimizer_step(batches)
-        self._log_step(sums, lr)
+        self.strategies.before_step(self.clock.step + 1, batches)
+        sums, watched = self._optimizer_step(batches)
+        self.strategies.after_step(self.clock.step)
+        self._log_step(sums, lr, watched)
+        self._close_window()
 
-    def _optimizer_step(self, batches: list[MicroBatch]) -> torch.Tensor:
-        """Forward and backward of every micro-batch, then one step; returns sums [D, 3]: loss, tokens, examples."""
-        sums = torch.zeros(len(self.datasets), 3, dtype=torch.float64)
+    def _optimizer_step(self, batches: list[MicroBatch]) -> tuple[torch.Tensor, dict[str, float]]:
+        """Forward and backward of every micro-batch, then one step.
+
+        Returns:
+            Sums [D, 4]: loss, tokens, examples, seconds; and what the strategies saw of the gradient.
+        """
+        sums, watched = torch.zeros(len(self.datasets), 4, dtype=torch.float64), {}
         for batch in batches:
+            started_s = time.perf_counter()
             inputs = {name: tensor.to(device_of(self.engine)) for name, tensor in batch.inputs.items()}
             labels = inputs.pop("labels")
-            loss = answer_loss(self.engine(**inputs).logits, labels)
+            logits = self.engine(**inputs).logits
+            loss = answer_loss(logits, labels, self.recipe.train.label_smoothing)
             with self._recording(batch, loss.tokens, scale=len(batches) / loss_scale(self.engine)):
                 self.engine.backward(loss.mean)
             if self.recorder and batch is batches[-1]:
                 self.recorder.reduced()
+            if batch is batches[-1]:
+                watched = self.strategies.reduced()
+            parts = {batch.dataset: (loss.loss_sum, loss.tokens, loss.examples)}
+            if batch.datasets is not None:
+                parts = sums_by_dataset(logits, labels, batch.datasets)
+            seconds = (time.perf_counter() - started_s) / loss.examples
+            for name, part in parts.items():
+                sums[self.datasets.index(name)] += torch.tensor([*part, part[2] * seconds])
             self.engine.step()
-            sums[self.datasets.index(batch.dataset)] += torch.tensor([loss.loss_sum, loss.tokens, loss.examples])
         sums = self.comm.all_reduce_sum(sums)
         self.clock.step += 1
         self.clock.samples += int(sums[:, 2].sum())
@@ -171,14 +230,25 @@ class Trainer:
                 where={"step": self.clock.step, "rank": self.comm.rank, "datasets": self._non_finite(sums)},
                 hint="lower train.optimizer.lr, or look at these datasets' audio and answers",
             )
-        return sums
+        self._count_spent(sums)
+        return sums, watched
+
+    def _count_spent(self, sums: torch.Tensor) -> None:
+        for name, (_, tokens, examples, seconds) in zip(self.datasets, sums.tolist(), strict=True):
+            if examples:
+                past = self.spent.get(name, Spent(0, 0, 0.0))
+                self.spent[name] = Spent(
+                    past.examples + int(examples), past.tokens + int(tokens), past.seconds + seconds
+                )
 
     def _recording(self, batch: MicroBatch, tokens: int, scale: float) -> AbstractContextManager[None]:
         # DeepSpeed divides the loss by the accumulation steps, and under fp16 multiplies it; `scale` undoes both.
         return self.recorder.micro_batch(batch, tokens, scale) if self.recorder else nullcontext()
 
-    def _evaluate_and_decide(self) -> None:
-        scores = self.evaluate()
+    def _evaluate_and_decide(self) -> bool:
+        """One evaluation of the weights to be judged; True when it is the best so far."""
+        with self.strategies.judged_weights():
+            scores = self.evaluate()
         self._advance_wall()
         clock = self.clock
         self.events.write(
@@ -188,13 +258,57 @@ class Trainer:
             stage=self.controller.stage,
             datasets={name: score.to_json() for name, score in scores.items()},
         )
-        self._metrics({f"val/{name}/loss": score.loss for name, score in scores.items()})
-        self._metrics({f"val/{name}/token_accuracy": score.token_accuracy for name, score in scores.items()})
-        decision = self.controller.observe(EvalPoint(clock.step, clock.samples, clock.tokens, scores))
-        self.events.write("decision", step=clock.step, advanced=decision.advanced, reason=decision.reason)
-        if decision.advanced:
+        metrics = validation_metrics(scores)
+        self._metrics(metrics)
+        point = EvalPoint(clock.step, clock.samples, clock.tokens, scores, dict(self.spent))
+        self._follow("decision", lambda: self.controller.observe(point))
+        return self.best is not None and self.best.improves(clock.step, metrics)
+
+    def _close_window(self) -> None:
+        """At the end of a window of gradients: log what they say, and let the schedule act on it."""
+        window = self.recorder.end_of_step(self.clock.step) if self.recorder else None
+        if not window:
+            return
+        self.events.write("sketch", step=self.clock.step, **window)
+        self._metrics(flat_numbers("sketch", window))
+        if "note" in window:
+            self.console.say(f"step {self.clock.step}: {window['note']}")
+        if self.closed_window is not None:
+            stats, step = self.closed_window, self.clock.step
+            self._follow("gradient_decision", lambda: self.controller.observe_gradients(step, stats()))
+
+    def _follow(self, event: str, ask: Callable[[], Decision | None]) -> None:
+        """Rank 0 decides and all ranks do it: floating point may differ between machines, decisions may not."""
+        leaving, before = self._drawn(), self.controller.weights
+        told = None
+        if self.comm.rank == 0:
+            decision = ask()
+            told = decision, self.controller.state_dict()
+        decision, state = self.comm.broadcast_object(told)
+        if self.comm.rank != 0:
+            self.controller.load_state_dict(state)
+        if decision is None:
+            return
+        moved = {"weights": decision.weights} if decision.weights != before else {}
+        self.events.write(event, step=self.clock.step, advanced=decision.advanced, reason=decision.reason, **moved)
+        if decision.reset and self.fresh_starts:
+            self.fresh_starts.begin(self.engine, self.strategies, leaving)
+        if moved:
             self.loader.set_weights(decision.weights)
+        if decision.advanced:
             self._log_stage(decision.stage, list(decision.pool), decision.reason)
+
+    def _drawn(self) -> list[str]:
+        return [name for name, weight in self.controller.weights.items() if weight > 0]
+
+    def _settle(self) -> None:
+        """End with the best evaluation's weights if the recipe says so, else with the average if there is one."""
+        keep_best, values = self.recipe.train.keep_best, None
+        if keep_best and keep_best.use_for_test and self.best and self.best.step and self.checkpoints:
+            values = self.checkpoints.load_per_rank(self.checkpoints.at(self.best.step))["judged_weights"]
+            self.events.write("best", step=self.clock.step, of=self.best.step, value=self.best.value)
+            self.console.say(f"testing the weights of step {self.best.step}, {keep_best.metric} {self.best.value:.4f}")
+        self.strategies.keep_judged(values)
 
     def _log_stage(self, stage: int, pool: list[str], reason: dict[str, Any]) -> None:
         self.events.write(
@@ -209,7 +323,7 @@ class Trainer:
         self._metrics({"stage": float(stage)})
         self.console.say(f"step {self.clock.step}: stage {stage} ({reason['rule']}), pool: {', '.join(sorted(pool))}")
 
-    def _log_step(self, sums: torch.Tensor, lr: float) -> None:
+    def _log_step(self, sums: torch.Tensor, lr: float, watched: dict[str, float]) -> None:
         self._advance_wall()
         clock = self.clock
         loss = float(sums[:, 0].sum() / sums[:, 1].sum())
@@ -227,15 +341,11 @@ class Trainer:
             grad_norm=grad_norm,
             stage=self.controller.stage,
             datasets=datasets,
+            **watched,
         )
-        window = self.recorder.end_of_step(clock.step) if self.recorder else None
-        if window:
-            self.events.write("sketch", step=clock.step, **window)
-            self._metrics(flat_numbers("sketch", window))
-            if "note" in window:
-                self.console.say(f"step {clock.step}: {window['note']}")
         if clock.step % 10 == 0:
             self._metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm})
+            self._metrics({f"train/{name}": value for name, value in watched.items()})
         self.console.step(clock.step, loss=loss, stage=self.controller.stage, samples=clock.samples)
 
     def _metrics(self, values: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import ModelConfig
@@ -41,7 +41,8 @@ def load_model(config: ModelConfig) -> torch.nn.Module:
         ModelError: nothing loadable at `path`, or a named module that matches no parameter.
     """
     try:
-        model = AutoModelForMultimodalLM.from_pretrained(config.path, dtype=DTYPES[config.dtype])
+        own = {} if config.dropout is None else {"config": _with_dropout(config.path, config.dropout)}
+        model = AutoModelForMultimodalLM.from_pretrained(config.path, dtype=DTYPES[config.dtype], **own)
     except (OSError, ValueError) as error:
         raise _unloadable(config.path, error) from None
     model.config.use_cache = False
@@ -60,6 +61,23 @@ def load_model(config: ModelConfig) -> torch.nn.Module:
     adapted = get_peft_model(model, lora)
     _set_trainable(adapted, lambda name: "lora_" in name or _matches(name, config.train_modules))
     return adapted
+
+
+def _with_dropout(path: str, rate: float) -> Any:
+    """The model's config with every dropout rate in it, also in those of its parts, set to `rate`."""
+    whole = AutoConfig.from_pretrained(path)
+    parts, found = [whole], False
+    while parts:
+        part = parts.pop()
+        for name, value in vars(part).items():
+            if isinstance(value, PreTrainedConfig):
+                parts.append(value)
+            elif type(value) in (int, float) and ("dropout" in name or name.endswith("_pdrop")):
+                setattr(part, name, rate)
+                found = True
+    if not found:
+        raise ModelError("this model's config has no dropout rate", where={"key": "model.dropout", "path": path})
+    return whole
 
 
 def _set_trainable(model: torch.nn.Module, learns: Any) -> None:

@@ -2,69 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.affinity.grouping import domain_partition, explicit_partition, random_partition, reorder_groups
 from pipeline.affinity.versions import AffinityVersion, load_version
-from pipeline.config.schedule import ScheduleConfig, WeightsConfig
+from pipeline.config.schedule import ScheduleConfig
 from pipeline.config.schema import Recipe
-from pipeline.data.mixture import proportional_weights, temperature_weights, uniform_weights
 from pipeline.errors import ConfigError
+from pipeline.schedule import regimes
+from pipeline.schedule.limits import require_possible
+from pipeline.schedule.stages import StagePlan
+from pipeline.schedule.tasks import TaskSizes, by_level, by_level_then_clusters
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage: `entering` is the group that joins, `pool` all datasets trained on, `weights` sum to 1."""
-
-    entering: tuple[str, ...]
-    pool: tuple[str, ...]
-    weights: dict[str, float]
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """All stages of a run. `affinity_version` pins what the groups came from; None without affinity."""
-
-    regime: str
-    stages: tuple[Stage, ...]
-    affinity_version: str | None = None
-    note: str = ""
-
-
-def build_plan(recipe: Recipe, sizes: Mapping[str, int], domains: Mapping[str, str]) -> StagePlan:
+def build_plan(
+    recipe: Recipe, sizes: Mapping[str, int], domains: Mapping[str, str], tasks: TaskSizes | None = None
+) -> StagePlan:
     """The stages of `recipe` over datasets with `sizes` train examples.
 
+    Args:
+        tasks: dataset -> task -> train examples; needed for regimes that go by tasks.
+
     Raises:
-        ConfigError: no affinity folder, or a version made from other datasets.
+        ConfigError: no affinity folder, a version made from other datasets or by another method, a task without a
+            level, stages that would never end, or a learning rate that does not fit the stages.
         AffinityError: no such affinity version, or explicit groups that do not partition the datasets.
     """
-    schedule = recipe.schedule
-    datasets = sorted(sizes)
-    if schedule.regime == "mix_all":
-        return StagePlan("mix_all", (_stage(datasets, datasets, schedule.weights, sizes),))
-    groups, version, note = _groups(schedule, datasets, domains)
-    stages: list[Stage] = []
-    pool: list[str] = []
-    for group in groups:
-        pool = [*pool, *group]
-        stages.append(_stage(group, pool, schedule.weights, sizes))
-    return StagePlan("gst", tuple(stages), version, note)
+    plan = _build(recipe.schedule, sizes, domains, tasks)
+    require_possible(plan, recipe)
+    return plan
 
 
-def pool_weights(config: WeightsConfig, pool: Sequence[str], sizes: Mapping[str, int]) -> dict[str, float]:
-    """Sampling weights of a pool, summing to 1."""
-    members = {name: sizes[name] for name in pool}
-    if config.kind == "uniform":
-        return uniform_weights(members)
-    if config.kind == "proportional":
-        return proportional_weights(members)
-    return temperature_weights(members, config.temperature)
-
-
-def _stage(entering: Sequence[str], pool: Sequence[str], weights: WeightsConfig, sizes: Mapping[str, int]) -> Stage:
-    return Stage(tuple(entering), tuple(pool), pool_weights(weights, pool, sizes))
+def _build(
+    schedule: ScheduleConfig, sizes: Mapping[str, int], domains: Mapping[str, str], tasks: TaskSizes | None
+) -> StagePlan:
+    regime = schedule.regime
+    if regime in regimes.ONE_STAGE:
+        return regimes.everything(schedule, sizes)
+    if regime == "ads":
+        return regimes.clusters(schedule, sizes)
+    if regime in ("tpc", "tpc_ads"):
+        assert tasks is not None, "the caller counts the questions of each task"
+        return by_level(schedule, tasks) if regime == "tpc" else by_level_then_clusters(schedule, tasks, sizes)
+    if regime in ("individual", "sequential"):
+        return regimes.one_by_one(schedule, sizes)
+    if regime == "mastering_rate" and schedule.mastering.over == "datasets":
+        return regimes.mastering(schedule, sizes)
+    groups, version, note = _groups(schedule, sorted(sizes), domains)
+    if regime == "mastering_rate":
+        return regimes.mastering(schedule, sizes, groups, version, note)
+    build = regimes.strict_cycle if regime == "gst_strict_cycle" else regimes.progressive
+    return build(schedule, groups, sizes, version, note)
 
 
 def _groups(
@@ -89,13 +78,24 @@ def _groups(
 
 
 def _load_affinity(schedule: ScheduleConfig, datasets: list[str]) -> AffinityVersion:
+    """The version to take groups from; a random partition takes the group sizes of a version of either method."""
+    method = None if schedule.grouping == "random" else schedule.grouping
+    remedy = f"run `{'gst transfer' if method == 'transferability' else 'gst probe'}` and `gst group`"
     if schedule.affinity is None:
         raise ConfigError(
             f"grouping `{schedule.grouping}` needs an affinity version",
             where={"key": "schedule.affinity"},
-            hint="run `gst probe` and `gst group`, then set schedule.affinity to their output folder",
+            hint=f"{remedy}, then set schedule.affinity to their output folder",
         )
-    version = load_version(Path(schedule.affinity), schedule.version)
+    version = load_version(Path(schedule.affinity), schedule.version, method)
+    if method is not None and version.method != method:
+        raise ConfigError(
+            "the affinity version was made by another method than the groups are asked for",
+            where={"key": "schedule.version", "version": version.id},
+            got=version.method,
+            expected=method,
+            hint=f"set schedule.grouping={version.method}, or name another version",
+        )
     grouped = sorted(name for group in version.groups for name in group)
     if grouped != datasets:
         raise ConfigError(
@@ -103,6 +103,6 @@ def _load_affinity(schedule: ScheduleConfig, datasets: list[str]) -> AffinityVer
             where={"key": "schedule.affinity", "version": version.id},
             got=grouped,
             expected=datasets,
-            hint="probe and group again on these datasets",
+            hint=f"{remedy} again on these datasets",
         )
     return version

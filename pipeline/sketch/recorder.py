@@ -1,8 +1,10 @@
 """Free affinity data: sketches taken during normal training, summed in windows.
 
-A micro-batch whose examples are of several datasets (batches by cluster) has a gradient that is no dataset's: it is
-skipped, and counted. `SketchRecorder` takes a sketch from every other backward by hooks; `PartitionRecorder` one from every optimizer step whose
+`SketchRecorder` takes one from every backward by hooks; `PartitionRecorder` one from every optimizer step whose
 micro-batches are all of one dataset, from the reduced gradient's slices, at 1/W of the work.
+
+The gradient of a micro-batch whose examples are of several datasets (batches by cluster) is no dataset's: both skip
+it, and count it.
 """
 
 from __future__ import annotations

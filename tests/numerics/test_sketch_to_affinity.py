@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from pipeline.affinity.estimator import GradientStats, corrected_gram
+from pipeline.affinity.payload import dump_stats, load_stats
 from pipeline.affinity.resample import bootstrap, split_half_reliability
-from pipeline.affinity.versions import load_probe, save_probe
 from pipeline.sketch.accumulator import SketchWindow
 from pipeline.sketch.hooks import GradientSketcher
 from pipeline.sketch.spec import SketchSpec
 
 
-def test_sketched_gram_is_close_to_the_exact_one(tmp_path: Path) -> None:
+def test_sketched_gram_is_close_to_the_exact_one() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         torch.nn.Linear(32, 48), torch.nn.Tanh(), torch.nn.LayerNorm(48), torch.nn.Linear(48, 8)
@@ -42,8 +40,7 @@ def test_sketched_gram_is_close_to_the_exact_one(tmp_path: Path) -> None:
     per_group = corrected_gram(stats, weights=dict.fromkeys(sketcher.groups, 1.0))
     assert (np.abs(per_group.gram - truth.gram) / size).max() < 0.1
     assert sketched.distance_sq[0, 1] < sketched.distance_sq[0, 2]
-    save_probe(tmp_path, stats)
-    loaded = load_probe(tmp_path)
+    loaded = load_stats(dump_stats(stats))
     assert np.array_equal(bootstrap(loaded, 20).gram, bootstrap(stats, 20).gram)
     assert loaded.tokens.tolist() == [256, 256, 256]
     assert split_half_reliability(loaded) == split_half_reliability(stats)

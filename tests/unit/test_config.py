@@ -11,7 +11,7 @@ from pipeline.cli.probe import run_probe
 from pipeline.config import dump_recipe, load_recipe, recipe_digest
 from pipeline.config.deepspeed import accumulation_steps, check_deepspeed_json, render_deepspeed
 from pipeline.config.load import RECIPES
-from pipeline.errors import ConfigError, GstError, NotBuiltYet, WorldSizeError
+from pipeline.errors import ConfigError, GstError, WorldSizeError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "mini")
@@ -94,10 +94,8 @@ def test_a_bad_override_is_refused(tmp_path: Path, override: str) -> None:
         load_recipe(write(tmp_path, MINIMAL), [override])
 
 
-def test_a_regime_is_known_planned_or_unknown(tmp_path: Path) -> None:
+def test_a_regime_is_known_by_its_names_or_refused(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, MINIMAL), ["schedule.regime=parallel"]).schedule.regime == "mix_all"
-    with pytest.raises(NotBuiltYet, match="gst_adaptive"):
-        load_recipe(write(tmp_path, MINIMAL), ["schedule.regime=gst_adaptive"])
     with pytest.raises(ConfigError) as caught:
         load_recipe(write(tmp_path, MINIMAL), ["schedule.regime=mixall"])
     assert caught.value.hint == "did you mean `mix_all`?"

@@ -23,11 +23,9 @@ from pipeline.affinity.versions import (
     find_version,
     has_versions,
     inputs_digest,
-    load_probe,
     load_version,
     make_version,
     parse_version,
-    save_probe,
     save_version,
 )
 from pipeline.errors import AffinityError, PayloadError
@@ -237,59 +235,6 @@ def test_bytes_that_never_were_a_version_are_refused() -> None:
     for payload in (*others, safetensors_bytes({"gram": np.zeros((1, 1))}, {"version": deep})):
         with pytest.raises(PayloadError):
             parse_version(payload)
-
-
-def same_stats(left: GradientStats, right: GradientStats) -> bool:
-    for item in fields(left):
-        a, b = getattr(left, item.name), getattr(right, item.name)
-        if item.name == "batches" and a is not None:
-            if not all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)):
-                return False
-        elif isinstance(a, np.ndarray):
-            if not (np.array_equal(a, b) and a.dtype == b.dtype):
-                return False
-        elif a != b:
-            return False
-    return True
-
-
-def test_a_probe_comes_back_as_it_was(stats: GradientStats, tmp_path: Path) -> None:
-    uneven = GradientStats.from_batches({"a": np.ones((3, 8)), "b": np.zeros((1, 8)), "c": np.ones((5, 8))})
-    sums = GradientStats(["a"], np.array([3]), np.ones((1, 8)), np.ones(1))
-    for value in (stats, uneven, sums):
-        save_probe(tmp_path, value)
-        assert same_stats(load_probe(tmp_path), value)
-
-
-def test_a_damaged_or_half_replaced_probe_is_refused(stats: GradientStats, tmp_path: Path) -> None:
-    with pytest.raises(AffinityError, match="no complete probe"):
-        load_probe(tmp_path)
-    save_probe(tmp_path, stats)
-    old_json = (tmp_path / "probe.json").read_bytes()
-    save_probe(tmp_path, replace(stats, sum=stats.sum * 2))
-    (tmp_path / "probe.json").write_bytes(old_json)
-    with pytest.raises(AffinityError, match="damaged"):
-        load_probe(tmp_path)
-    (tmp_path / "probe.json").write_text("{")
-    with pytest.raises(AffinityError, match="cannot read"):
-        load_probe(tmp_path)
-
-
-def test_a_probe_with_weights_comes_back_and_sketches_of_another_kind_are_refused(
-    stats: GradientStats, tmp_path: Path
-) -> None:
-    assert stats.batches is not None
-    weights = [np.arange(1.0, 1 + len(rows)) for rows in stats.batches]
-    spec = {"k": 512, "seed": 0, "version": 1, "gradient": "raw", "model": "abc"}
-    save_probe(tmp_path, replace(stats, batch_weights=weights, spec=spec))
-    loaded = load_probe(tmp_path, {"k": 512, "seed": 0, "gradient": "raw"})
-    assert loaded.batch_weights is not None
-    assert all(np.array_equal(a, b) for a, b in zip(loaded.batch_weights, weights, strict=True))
-    others = {"k": 256, "seed": 1, "version": 2, "gradient": "sign", "model": "abd"}
-    for key, value in others.items():
-        with pytest.raises(AffinityError, match=f"differ in {key}") as caught:
-            load_probe(tmp_path, {**spec, key: value})
-        assert caught.value.got == {key: spec[key]} and caught.value.expected == {key: value}
 
 
 def test_resamples_use_the_micro_batches_weights(stats: GradientStats) -> None:

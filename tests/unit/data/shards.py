@@ -25,6 +25,7 @@ from pipeline.data.manifest import (
 from pipeline.types import Clip, Qa
 
 SAMPLE_RATE_HZ = 8000
+TASKS = ("presence", "emotion", "caption")
 CLIPS_PER_SHARD = 4
 
 
@@ -41,9 +42,13 @@ def n_qa(number: int) -> int:
     return 1 + number % 2
 
 
+def task(number: int, question: int) -> str:
+    return TASKS[(number + question) % len(TASKS)]
+
+
 def make_clip(dataset: str, split: str, number: int) -> Clip:
     qa = tuple(
-        Qa(f"{dataset}-{split}-{number}-{k}", "caption", f"question {k}?", f"answer {number} {k}")
+        Qa(f"{dataset}-{split}-{number}-{k}", task(number, k), f"question {k}?", f"answer {number} {k}")
         for k in range(n_qa(number))
     )
     return Clip(f"clip.{split}.{number}", dataset, split, "sound", duration_s(number), SAMPLE_RATE_HZ, qa)

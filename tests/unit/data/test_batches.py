@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.data.batches import EvalBatches, eval_batches
+from pipeline.data.batches import EvalBatches, chosen_batches, eval_batches, n_micro_batches
 from pipeline.data.index import ShardIndex
 from pipeline.errors import ShardError, TrainingError
 from pipeline.types import Example, MicroBatch
@@ -84,3 +84,30 @@ def test_nothing_to_evaluate_is_an_error(index: ShardIndex, damaged_index: Shard
         eval_batches(index, encode, "test", None, 2, 0, 1, 0)
     with pytest.raises(TrainingError, match="not one example"):
         list(eval_batches(damaged_index, encode, "val", None, 2, 0, 1, 0, datasets=["gamma"]))
+
+
+def numbered(index: ShardIndex, chosen: dict, world_size: int = 1, encode=encode) -> list[list[MicroBatch]]:
+    ranks = range(world_size)
+    return [list(chosen_batches(index, encode, "val", chosen, 2, rank, world_size, 0)) for rank in ranks]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_chosen_micro_batches_are_those_of_the_fixed_set(index: ShardIndex, world_size: int) -> None:
+    whole = {name: [b for b in shares(index, 1)[0] if b.dataset == name] for name in SIZES}
+    assert {name: n_micro_batches(index, name, "val", 2) for name in SIZES} == {n: len(b) for n, b in whole.items()}
+    for part in (0, 1):
+        chosen = {name: range(part, len(batches), 2) for name, batches in whole.items()}
+        got = counted([batch for share in numbered(index, chosen, world_size) for batch in share])
+        wanted = counted([batches[b] for name, batches in whole.items() for b in chosen[name]])
+        assert got == wanted
+
+
+def test_datasets_without_a_chosen_micro_batch_only_lend_fillers(index: ShardIndex) -> None:
+    first, *others = SIZES
+    dealt = numbered(index, {first: [0], **dict.fromkeys(others, ())}, world_size=3)
+    assert [len(share) for share in dealt] == [1, 1, 1]
+    assert [batch.counted for share in dealt for batch in share] == [True, False, False]
+    with pytest.raises(ShardError, match="nothing"):
+        numbered(index, dict.fromkeys(SIZES, ()))
+    with pytest.raises(IndexError):
+        numbered(index, {first: [n_micro_batches(index, first, "val", 2)]})

@@ -2,40 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config import Recipe, parse_recipe
+from pipeline.config import Recipe
 from pipeline.config.training import LrScheduleConfig
 from pipeline.errors import AffinityError, CheckpointError, ConfigError
 from pipeline.schedule import StageController, build_plan
 from pipeline.schedule.lr import lr_factor
-from pipeline.types import DatasetScore, EvalPoint
-
-SIZES = {"a": 100, "b": 400, "c": 900, "d": 1600}
-DOMAINS = {"a": "speech", "b": "speech", "c": "music", "d": "sound"}
-
-
-def make_recipe(schedule: dict[str, Any], **train: Any) -> Recipe:
-    tree = {
-        "arm": "x", "out": "o", "model": {"path": "m"}, "data": {"shards": "s"},
-        "train": {"max_steps": 100, **train}, "schedule": schedule,
-    }  # fmt: skip
-    return parse_recipe(tree, source="test")
-
-
-def explicit(stage: dict[str, Any] | None = None, **plateau: Any) -> Recipe:
-    groups = [["a", "b"], ["c"], ["d"]]
-    return make_recipe(
-        {"regime": "gst", "grouping": "explicit", "explicit": groups, "plateau": plateau, "stage": stage or {}}
-    )
-
-
-def at(step: int, **losses: float) -> EvalPoint:
-    scores = {name: DatasetScore(loss * 10, 10, 5, 2, 1) for name, loss in losses.items()}
-    return EvalPoint(step, samples=step * 16, tokens=step * 50, scores=scores)
+from tests.unit.schedule.builders import DOMAINS, SIZES, at, explicit, make_recipe
 
 
 def controller_of(recipe: Recipe) -> StageController:
@@ -165,3 +143,83 @@ def test_the_domain_partition_ignores_the_order_of_names(tmp_path: Path) -> None
     recipe = make_recipe({"regime": "gst", "grouping": "domain", "seed": 3})
     backwards = dict(reversed(SIZES.items()))
     assert build_plan(recipe, SIZES, DOMAINS) == build_plan(recipe, backwards, DOMAINS)
+
+
+def advances(controller: StageController, steps: range, **losses: float) -> list[tuple[int, int, str, bool]]:
+    """(step, new stage, rule, reset) of every advance, with an evaluation at each of `steps` and where one is due."""
+    found = []
+    for step in range(steps.stop):
+        if step in steps or step == controller.due_step:
+            decision = controller.observe(at(step, **losses))
+            if decision.advanced:
+                found.append((step, decision.stage, decision.reason["rule"], decision.reset))
+    return found
+
+
+def test_individual_shares_the_budget_out_and_starts_anew_each_time() -> None:
+    controller = controller_of(make_recipe({"regime": "individual"}))
+    assert controller.weights == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
+    found = advances(controller, range(0, 100, 25), a=1.0, b=1.0, c=1.0, d=1.0)
+    # Roots of the sizes: shares 0.1, 0.2, 0.3, 0.4 of 100 steps; a flat loss does not cut a stage short.
+    assert found == [(step, n, "budget share", True) for n, step in enumerate((10, 30, 60), start=1)]
+    assert controller.due_step is None and controller.weights["d"] == 1.0
+
+
+def test_an_individual_stage_has_a_learning_rate_schedule_of_its_own() -> None:
+    schedule = {"warmup_steps": 5, "decay_share": 0.5}
+    controller = controller_of(make_recipe({"regime": "individual"}, lr_schedule=schedule))
+    advances(controller, range(0, 31, 10), a=1.0, b=1.0, c=1.0, d=1.0)
+    assert controller.stage == 2  # steps 31 to 60
+    alone = LrScheduleConfig(warmup_steps=5, decay_share=0.5)
+    assert [controller.lr_factor(30 + i) for i in range(1, 31)] == [lr_factor(alone, i, 30) for i in range(1, 31)]
+
+
+def test_sequential_goes_on_from_where_it_was_and_ends_early_when_flat() -> None:
+    plateau = {"detector": "patience", "window": 2}
+    controller = controller_of(make_recipe({"regime": "sequential", "plateau": plateau}))
+    found = advances(controller, range(0, 100, 4), a=1.0, b=1.0, c=1.0, d=1.0)
+    assert [(stage, rule, reset) for _, stage, rule, reset in found] == [(n, "plateau", False) for n in (1, 2, 3)]
+    assert found[0][0] == 8 and sum(controller.weights.values()) == 1.0 and controller.weights["d"] == 1.0
+
+
+def test_sequential_hands_on_what_a_stage_leaves_over() -> None:
+    """With `a` done early, `b` may run to where both would have ended."""
+    plateau = {"detector": "patience", "window": 2, "min_gain": 0.001}
+    controller = controller_of(make_recipe({"regime": "sequential", "plateau": plateau}))
+    for step in (0, 2, 4):
+        controller.observe(at(step, a=1.0, b=9.0, c=9.0, d=9.0))
+    assert controller.stage == 1 and controller.due_step == 30
+
+
+def test_a_strict_cycle_goes_round_until_the_budget_ends() -> None:
+    recipe = explicit().schedule.model_copy(update={"regime": "gst_strict_cycle"})
+    controller = controller_of(explicit().model_copy(update={"schedule": recipe}))
+    pools = [controller.plan.stages[n].pool for n in range(3)]
+    assert pools == [("a", "b"), ("c",), ("d",)]  # no union
+    found = []
+    for step in range(100):
+        if step % 10 == 0 or step == controller.due_step:
+            loss = 9 * 0.97**step
+            decision = controller.observe(at(step, a=loss, b=loss, c=loss, d=loss))
+            if decision.advanced:
+                found.append((step, decision.stage, decision.reason["rule"]))
+    # A visit takes half of the group's share: 15, 15 and 20 steps of 100.
+    assert found == [(15, 1, "visit share"), (30, 2, "visit share"), (50, 0, "visit share"), (65, 1, "visit share"),
+                     (80, 2, "visit share")]  # fmt: skip
+    assert controller.lr_factor(60) == 1.0
+
+
+def test_limits_may_differ_by_stage() -> None:
+    controller = controller_of(explicit({"max_share": [0.1, 0.4]}, detector="none"))
+    found = advances(controller, range(0, 100, 5), a=1.0, b=1.0, c=1.0, d=1.0)
+    assert [(step, stage) for step, stage, *_ in found] == [(10, 1), (50, 2)]
+
+
+def test_a_flat_stage_with_missing_scores_goes_on() -> None:
+    controller = controller_of(explicit(detector="slope", window=3))
+    for step in range(0, 60, 10):
+        decision = controller.observe(at(step, a=1.0, b=float("nan") if step == 50 else 1.0, c=1.0, d=1.0))
+        json.dumps(controller.state_dict(), allow_nan=False)
+        json.dumps(decision.reason, allow_nan=False)
+        if step == 20:
+            assert decision.advanced

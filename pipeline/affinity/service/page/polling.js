@@ -34,14 +34,13 @@ export function poll(task, periodMs) {
   };
 }
 
-/** Say in the header whether the service answers. */
+/** Say in the header whether the service answers; what else went wrong is said where it matters. */
 export function showConnection(error) {
   const shown = byId("connection");
-  const state = error ? "lost" : document.hidden ? "paused" : "live";
+  const state = { 0: "lost", 401: "closed" }[error?.status] ?? (document.hidden ? "paused" : "live");
   if (shown.dataset.state === state) return;
   shown.dataset.state = state;
-  shown.textContent = { lost: "no answer", paused: "paused", live: "live" }[state];
-  shown.title = error ? error.message : "";
+  shown.textContent = { lost: "no answer", closed: "token needed", paused: "paused", live: "live" }[state];
 }
 
 document.addEventListener("visibilitychange", () => {

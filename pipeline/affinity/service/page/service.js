@@ -22,7 +22,7 @@ export async function get(path, query = {}) {
     if (response.ok) return response.json();
     const words = await inWords(response);
     if (response.status !== 401) throw new ServiceError(response.status, words);
-    if (!(await askToken(token, words))) throw new ServiceError(401, "This service shows its data only with a token.");
+    if (!(await askToken(token))) throw new ServiceError(401, "This service shows its data only with a token.");
   }
 }
 

@@ -1,0 +1,1 @@
+"""Weights that follow gradients or losses, one formula a file."""
