@@ -308,4 +308,4 @@ def _verdict(
         return f"{asked if chosen else f'{k} groups'}; {numbers}; resamples agree with them to {stability:.2f}"
     if chosen:
         return f"{asked}, but no structure was found: {numbers}; Mix-all is as good"
-    return f"no structure: the best partition, {k} groups, is not apart on new micro-batches ({numbers}); use Mix-all"
+    return f"no structure: the best {k} groups are not apart on data that did not make them ({numbers}); use Mix-all"

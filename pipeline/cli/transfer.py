@@ -20,9 +20,9 @@ from pipeline.cli.probe import probe_recipe
 from pipeline.cli.session import Data, Session, digest_of
 from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.config.schema import ProbeConfig
-from pipeline.config.training import LrScheduleConfig
+from pipeline.config.training import AveragingConfig, LrScheduleConfig
 from pipeline.dist import launched_rank
-from pipeline.errors import AffinityError, TrainingError
+from pipeline.errors import ConfigError, AffinityError, TrainingError
 from pipeline.models.load import base_digest
 from pipeline.runlog import RunConsole
 from pipeline.schedule import StageController, build_plan
@@ -50,6 +50,12 @@ def transfer_folder(recipe: Recipe) -> Path:
 
 def run_transfer(recipe: Recipe) -> None:
     """Do every short training that `<out>/transfer` lacks; raises what `Session` does."""
+    if recipe.train.optimizer.name == "schedule_free":
+        raise ConfigError(
+            "a short training with a schedule-free optimizer would be judged by weights that it does not mean",
+            where={"key": "train.optimizer.name"},
+            hint="gst transfer ... train.optimizer.name=adamw",
+        )
     folder, data = transfer_folder(recipe), Data(recipe)
     header = TransferHeader(
         source=results_source(recipe, data),
@@ -124,8 +130,13 @@ class ShortTrainings:
         self.session = session
         self.base = engine_room.CheckpointStore(folder, session.comm, {"source": source}, keep=1)
         recipe = session.recipe
-        constant = recipe.train.model_copy(update={"lr_schedule": LrScheduleConfig(warmup_steps=0, decay_share=0)})
-        self._recipe = recipe.model_copy(update={"train": constant})
+        plain = {
+            "lr_schedule": LrScheduleConfig(warmup_steps=0, decay_share=0),
+            "averaging": AveragingConfig(),
+            "grades": None,
+            "keep_best": None,
+        }
+        self._recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update=plain)})
         scores_all = recipe.transfer.trainings == "source"
         self._validation = session.fixed_batches(
             "val", recipe.eval.val_per_dataset, recipe.eval.micro_batch, cache=scores_all

@@ -101,6 +101,7 @@ class StagePoint(_Answer):
     t: float | None
     pool: list[str]
     weights: dict[str, float | None]
+    reason: dict[str, Any] = Field(default={}, description="the rule that ended the stage before, with its numbers")
 
 
 class ResumePoint(_Answer):

@@ -40,6 +40,7 @@ class _Eval(_Event):
 class _Stage(_Event):
     pool: list[str]
     weights: dict[str, float | None] = {}
+    reason: dict[str, Any] = {}
 
 
 class _Resume(_Event):
