@@ -22,7 +22,7 @@ from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.config.schema import ProbeConfig
 from pipeline.config.training import AveragingConfig, LrScheduleConfig
 from pipeline.dist import launched_rank
-from pipeline.errors import ConfigError, AffinityError, TrainingError
+from pipeline.errors import AffinityError, ConfigError, TrainingError
 from pipeline.models.load import base_digest
 from pipeline.runlog import RunConsole
 from pipeline.schedule import StageController, build_plan
