@@ -6,9 +6,9 @@ import time
 
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
-from pipeline.cli.records import is_finished, run_folder, write_result, write_run
+from pipeline.cli.records import is_finished, write_result, write_run
 from pipeline.cli.session import Data, Session
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe, load_recipe, run_folder
 from pipeline.dist import launched_rank
 from pipeline.types import Clock
 

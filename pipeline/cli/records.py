@@ -15,10 +15,6 @@ from pipeline.config import Recipe, dump_recipe, recipe_digest
 from pipeline.types import Clock, DatasetScore
 
 
-def run_folder(recipe: Recipe) -> Path:
-    return Path(recipe.out) / "arms" / f"{recipe.arm}-s{recipe.train.seed}"
-
-
 def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether this very run (same recipe digest) has its result."""
     result, run = folder / "result.json", folder / "run.json"

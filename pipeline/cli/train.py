@@ -14,10 +14,10 @@ from pipeline.cli.affinity_link import RunLink
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.recording import build_recorder
-from pipeline.cli.records import git_sha, is_finished, run_folder, write_result, write_run
+from pipeline.cli.records import git_sha, is_finished, write_result, write_run
 from pipeline.cli.session import Data, Session, digest_of
-from pipeline.config import Recipe, load_recipe, recipe_digest
-from pipeline.dist import launched_rank
+from pipeline.config import Recipe, load_recipe, load_stages, recipe_digest, run_folder, saved_model
+from pipeline.dist import Comm, launched_rank
 from pipeline.runlog import MlflowLog, RunConsole
 from pipeline.schedule import StagePlan, build_controller
 from pipeline.types import DatasetScore
@@ -46,11 +46,25 @@ def train(
     if ranks is not None:
         arguments = ["-c", recipe, *(overrides or []), *(["--fresh"] if fresh else [])]
         launch("pipeline.cli.train", arguments, ranks)
-    run_training(load_recipe(recipe, overrides or ()), fresh=fresh)
+    train_stages(load_stages(recipe, overrides or ()), fresh=fresh)
 
 
-def run_training(recipe: Recipe, *, fresh: bool = False) -> None:
-    """Build every part from `recipe`, train to its budget, score the test split, write `result.json`."""
+def train_stages(recipes: list[Recipe], *, fresh: bool = False) -> None:
+    """The runs of a recipe file, one after the other in one process group."""
+    comms = [run_training(recipe, fresh=fresh) for recipe in recipes]
+    started = [comm for comm in comms if comm is not None]
+    if started:
+        from pipeline import engine as engine_room
+
+        engine_room.shutdown(started[-1])
+
+
+def run_training(recipe: Recipe, *, fresh: bool = False) -> Comm | None:
+    """Build every part from `recipe`, train to its budget, score the test split, write `result.json`.
+
+    Returns:
+        What is to be shut down in the end; None when the run was finished already.
+    """
     folder = run_folder(recipe)
     data = Data(recipe)
     plan = data.plan()
@@ -58,12 +72,10 @@ def run_training(recipe: Recipe, *, fresh: bool = False) -> None:
     if is_finished(folder, recipe) and not fresh:
         if launched_rank() == 0:
             print(f"{folder}: already finished")
-        return
-    from pipeline import engine as engine_room
-
+        return None
     session = Session(recipe, data, folder, plan)
     Run(session, plan, folder).execute(fresh)
-    engine_room.shutdown(session.comm)
+    return session.comm
 
 
 def pin_affinity(recipe: Recipe, plan: StagePlan) -> Recipe:
@@ -144,7 +156,7 @@ class Run:
         if recipe.train.save_model:
             from pipeline import engine as engine_room
 
-            engine_room.save_pretrained(session.engine, session.processor, self.folder / "model", session.comm)
+            engine_room.save_pretrained(session.engine, session.processor, saved_model(recipe), session.comm)
         session.events.write(
             "data", step=clock.step, datasets=self.loader.counters(), pools=self.loader.pool_counters()
         )

@@ -1,6 +1,25 @@
 """Recipes: schema, loading, and the DeepSpeed JSON that follows from one."""
 
-from pipeline.config.load import dump_recipe, find_recipe, load_recipe, parse_recipe, recipe_digest
+from pipeline.config.load import (
+    dump_recipe,
+    find_recipe,
+    load_recipe,
+    load_stages,
+    parse_recipe,
+    recipe_digest,
+    run_folder,
+    saved_model,
+)
 from pipeline.config.schema import Recipe
 
-__all__ = ["Recipe", "dump_recipe", "find_recipe", "load_recipe", "parse_recipe", "recipe_digest"]
+__all__ = [
+    "Recipe",
+    "dump_recipe",
+    "find_recipe",
+    "load_recipe",
+    "load_stages",
+    "parse_recipe",
+    "recipe_digest",
+    "run_folder",
+    "saved_model",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.schedule import REGIME_ALIASES, REGIMES
 from pipeline.config.schema import Recipe
-from pipeline.errors import ConfigError, nearest
+from pipeline.errors import ConfigError, NotBuiltYet, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 
@@ -23,8 +24,64 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: no such file, not YAML, unknown key (with the nearest known one), or a value out of range.
     """
+    recipes = load_stages(path, overrides)
+    if len(recipes) > 1:
+        raise ConfigError(
+            "this recipe has stages of its own, which only `gst train` runs one after the other",
+            where={"file": path, "key": "stages"},
+            expected="a recipe of one run",
+            hint="put what the stages share into a file without `stages:` and name that one",
+        )
+    return recipes[0]
+
+
+def load_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Recipe]:
+    """The runs of a recipe file, in order: one, or those under its key `stages`.
+
+    Each entry of `stages` has a `name` and whatever it changes of the rest of the file; overrides change every stage.
+    Its run is the arm `<arm>-<name>`, and each but the first starts from the model that the one before it saved.
+
+    Raises:
+        ConfigError: as `load_recipe`, or stages without names of their own.
+        NotBuiltYet: a stage that others start from trains adapters, which cannot be exported yet.
+    """
     file = find_recipe(path)
-    tree = _read_tree(file)
+    shared = _read_tree(file)
+    if "stages" not in shared:
+        return [_parse_with(shared, overrides, file)]
+    stages = shared.pop("stages")
+    names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages or []]
+    if not names or None in names or len(set(names)) != len(names):
+        raise ConfigError("every stage needs a name of its own", where={"file": file, "key": "stages"}, got=names)
+    recipes: list[Recipe] = []
+    for number, stage in enumerate(stages):
+        tree = _merge(copy.deepcopy(shared), {key: value for key, value in stage.items() if key != "name"})
+        recipe = _parse_with(tree, overrides, file)
+        update: dict[str, Any] = {"arm": f"{recipe.arm}-{stage['name']}"}
+        if recipes:
+            update["model"] = recipe.model.model_copy(update={"path": str(saved_model(recipes[-1]))})
+        if number < len(stages) - 1:
+            if recipe.model.mode != "full":
+                raise NotBuiltYet(
+                    "a stage after one that trains adapters",
+                    hint=f"set model.mode: full (with model.freeze) in stage `{stage['name']}`",
+                )
+            update["train"] = recipe.train.model_copy(update={"save_model": True})
+        recipes.append(recipe.model_copy(update=update))
+    return recipes
+
+
+def saved_model(recipe: Recipe) -> Path:
+    """Where a run with `train.save_model` leaves its model."""
+    return run_folder(recipe) / "model"
+
+
+def run_folder(recipe: Recipe) -> Path:
+    """Where a run leaves everything."""
+    return Path(recipe.out) / "arms" / f"{recipe.arm}-s{recipe.train.seed}"
+
+
+def _parse_with(tree: dict[str, Any], overrides: Sequence[str], file: Path) -> Recipe:
     for override in overrides:
         _apply(tree, override)
     return parse_recipe(tree, source=file)

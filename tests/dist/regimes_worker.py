@@ -7,10 +7,9 @@ import sys
 from typing import Any
 
 from pipeline.cli.errors import run_guarded
-from pipeline.cli.records import run_folder
 from pipeline.cli.session import Data, Session
 from pipeline.cli.train import Run
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import Recipe, load_recipe, run_folder
 from pipeline.config.schedule import REGIMES
 from pipeline.data.pools import task_sizes
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.probe import run_probe
-from pipeline.config import dump_recipe, load_recipe, recipe_digest
+from pipeline.config import dump_recipe, load_recipe, load_stages, recipe_digest, saved_model
 from pipeline.config.deepspeed import accumulation_steps, check_deepspeed_json, render_deepspeed
 from pipeline.config.load import RECIPES
-from pipeline.errors import ConfigError, GstError, WorldSizeError
+from pipeline.errors import ConfigError, GstError, NotBuiltYet, WorldSizeError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "mini")
@@ -133,3 +133,31 @@ def test_a_world_size_that_does_not_divide_the_batch_is_refused(tmp_path: Path) 
 def test_a_deepspeed_json_that_would_mislead_is_refused(tree: dict, message: str) -> None:
     with pytest.raises(GstError, match=message):
         check_deepspeed_json(tree, Path("some.json"))
+
+
+def test_stages_are_runs_of_their_own_each_from_the_model_before(tmp_path: Path) -> None:
+    stages = """
+stages:
+  - {name: align, model: {mode: full}, train: {max_steps: 7}}
+  - {name: instruct, data: {datasets: [clotho]}}
+"""
+    file = write(tmp_path, MINIMAL + stages)
+    align, instruct = load_stages(file, ["train.seed=3"])
+    assert [align.arm.rpartition("-")[2], instruct.arm.rpartition("-")[2]] == ["align", "instruct"]
+    assert align.train.save_model and not instruct.train.save_model
+    assert instruct.model.path == str(saved_model(align)) and saved_model(align).parent.name.endswith("align-s3")
+    assert (align.train.max_steps, instruct.data.datasets) == (7, ("clotho",)) and instruct.train.max_steps != 7
+    with pytest.raises(ConfigError, match="stages of its own"):
+        load_recipe(file)
+    assert load_stages(write(tmp_path, MINIMAL)) == [load_recipe(write(tmp_path, MINIMAL))]
+
+
+@pytest.mark.parametrize("stages", ["[]", "[{model: {mode: full}}]", "[{name: a}, {name: a}]", "[a]"])
+def test_stages_without_names_of_their_own_are_refused(tmp_path: Path, stages: str) -> None:
+    with pytest.raises(ConfigError, match="name of its own"):
+        load_stages(write(tmp_path, f"{MINIMAL}\nstages: {stages}\n"))
+
+
+def test_a_stage_after_adapters_is_not_built(tmp_path: Path) -> None:
+    with pytest.raises(NotBuiltYet, match="adapters"):
+        load_stages(write(tmp_path, f"{MINIMAL}\nstages: [{{name: a}}, {{name: b}}]\n"))
