@@ -35,21 +35,29 @@ _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#])")
 
 
 def to_text(table: Table, width: int = 120) -> str:
-    """Plain text for a terminal; a mark that is bold elsewhere is a `*` here."""
+    """Plain text for a terminal; a mark that is bold elsewhere is a `*` here. Wider where numbers would not fit."""
     rich = RichTable(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(table.columns):
         justify: Literal["left", "right"] = "left" if number in table.text_columns else "right"
-        rich.add_column(Text(column), justify=justify, no_wrap=number == 0)
+        least = _least_width(table, number)
+        rich.add_column(Text(column), justify=justify, no_wrap=number == 0, min_width=least, overflow="fold")
     for number, row in enumerate(table.rows):
         if number in table.rule_before:
             rich.add_section()
         rich.add_row(*(Text(cell.text + ("*" if cell.mark == "best" else "")) for cell in row))
     stream = io.StringIO()
-    console = Console(file=stream, width=width, color_system=None, legacy_windows=False)
+    needed = sum(_least_width(table, number) + 4 for number in range(len(table.columns)))
+    console = Console(file=stream, width=max(width, needed), color_system=None, legacy_windows=False)
     console.print(rich)
     for note in table.notes:
         console.print(Text(note))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def _least_width(table: Table, number: int) -> int:
+    """What a column needs so that no word and no number in it is cut; a mark may follow."""
+    texts = [*(row[number].text for row in table.rows), table.columns[number]]
+    return max((len(word) + 1 for text in texts for word in text.split()), default=1)
 
 
 def to_markdown(table: Table) -> str:

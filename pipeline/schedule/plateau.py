@@ -1,7 +1,7 @@
 """When is a pool's loss flat? Detectors that look at the datasets' last evaluations and say so with their numbers.
 
 A falling curve called flat (a false advance) costs what was still to be learnt, a flat one that is not seen (a delay)
-costs the evaluations until it is. `tests/unit/schedule/detector_rates.py` measures both on curves whose truth is known.
+costs the evaluations until it is. `gst bench plateau` measures both on curves whose truth is known.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from scipy import stats
 
 from pipeline.config.schedule import PlateauConfig
 from pipeline.schedule.plateau import detect_plateau
-from tests.unit.schedule.detector_rates import DETECTORS, measure
+from tests.bench.plateau import DETECTORS, measure
 
 SLOPE = PlateauConfig(detector="slope", window=4, min_gain=0.01, confidence=0.8)
 PATIENCE = PlateauConfig(detector="patience", window=3, min_gain=0.01)
@@ -94,7 +94,7 @@ def test_the_paired_window_grows_with_the_stage_up_to_its_bound() -> None:
 
 @pytest.mark.parametrize(("datasets", "noise", "shared"), [(5, 0.02, 0.0), (5, 0.01, 0.02), (1, 0.02, 0.0)])
 def test_detectors_keep_their_error_rates(datasets: int, noise: float, shared: float) -> None:
-    """Rates on 20 curves each; `detector_rates.table()` prints more."""
+    """Rates on 20 curves each; `gst bench plateau` prints more."""
     for name, config in DETECTORS.items():
         power = measure(config, "power law", noise=noise, shared=shared, datasets=datasets, curves=20)
         flat = measure(config, "flat after 20", noise=noise, shared=shared, datasets=datasets, curves=20)

@@ -1,7 +1,5 @@
 """How often detectors call a falling curve flat, and how late they see a flat one: on curves whose truth is known.
 
-    python -m tests.unit.schedule.detector_rates
-
 A pool of D datasets falls as L_i r(t), t in evaluations: `power law`, r = 0.3 + 0.7 (1 + t / 2)^-0.8; `flat after 20`,
 the same up to t = 20 and level from there on; `steady`, the worst case, by 1.5 times `min_gain` at every evaluation.
 Noise is added to every value: one part of each dataset's own, one that all datasets share.
@@ -9,6 +7,8 @@ Noise is added to every value: one part of each dataset's own, one that all data
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from pipeline.config.schedule import PlateauConfig
 from pipeline.schedule.plateau import detect_plateau
+from tests.bench.common import context, figure, run_benchmark
 
+KINDS = ("power law", "flat after 20", "steady")
 LENGTH = 60
 CASES = ((5, 0.005, 0.0), (5, 0.02, 0.0), (5, 0.05, 0.0), (5, 0.01, 0.02), (1, 0.02, 0.0))  # datasets, own, shared
 DETECTORS = {
@@ -92,21 +94,25 @@ def measure(
     return Rates(float(np.mean(looks)), false_stages / curves, early / curves, delay, 1 - len(delays) / curves)
 
 
-def table() -> str:
-    """One line for each detector and kind of curve."""
-    lines = [
-        "| detector | curve | datasets | own noise | shared noise "
-        "| false looks | false stages | early | delay | missed |",
-        "|" + "---|" * 10,
-    ]
+def main(argv: Sequence[str]) -> None:
+    """Print every case, and each detector's worst one for curves that fall as losses do."""
+    parser = argparse.ArgumentParser("gst bench plateau", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--quick", action="store_true", help="few curves: shows that it runs")
+    curves = 5 if parser.parse_args(argv).quick else 60
+    context(
+        "detector | curve | datasets | own noise | shared noise | false looks | false stages | early | delay | missed"
+    )
     for name, config in DETECTORS.items():
-        for kind in ("power law", "flat after 20", "steady"):
+        worst = 0.0
+        for kind in KINDS:
             for datasets, noise, shared in CASES:
-                rates = measure(config, kind, noise=noise, shared=shared, datasets=datasets, curves=60)
+                rates = measure(config, kind, noise=noise, shared=shared, datasets=datasets, curves=curves)
                 numbers = f"{rates.false_looks:.3f} | {rates.false_stages:.2f} | {rates.early:.2f} | {rates.delay:.0f}"
-                lines.append(f"| {name} | {kind} | {datasets} | {noise} | {shared} | {numbers} | {rates.missed:.2f} |")
-    return "\n".join(lines)
+                context(f"{name} | {kind} | {datasets} | {noise} | {shared} | {numbers} | {rates.missed:.2f}")
+                worst = max(worst, rates.false_stages if kind == "power law" else 0.0)
+        figure(f"false_advance_{name}", worst, "of_stages")
 
 
 if __name__ == "__main__":
-    print(table())
+    run_benchmark(main)
