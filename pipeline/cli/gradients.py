@@ -15,7 +15,7 @@ from pipeline.cli.session import EVAL_SEED, Session
 from pipeline.data.batches import chosen_batches, n_micro_batches
 from pipeline.errors import AffinityError
 from pipeline.runlog import RunConsole
-from pipeline.schedule import StageController
+from pipeline.schedule import StageController, build_plan
 from pipeline.sketch.accumulator import SketchWindow, group_batches_fit
 from pipeline.sketch.hooks import GradientSketcher
 from pipeline.types import Clock, MicroBatch
@@ -29,7 +29,7 @@ def warm_up(session: Session) -> Clock:
     from pipeline import engine as engine_room
 
     recipe, data, comm = session.recipe, session.data, session.comm
-    controller = StageController(data.plan(), recipe)
+    controller = StageController(build_plan(recipe, data.sizes, data.domains), recipe)
     trainer = engine_room.Trainer(
         recipe=recipe,
         engine=session.engine,

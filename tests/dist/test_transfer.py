@@ -20,7 +20,8 @@ from tests.launching import kill_all, run_command, run_ranks, start_ranks
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 MODULE = "pipeline.cli.transfer"
 SETTINGS = (
-    "data.datasets=[height,colour,animal]", "schedule.regime=mix_all", "probe.warmup_steps=4", "transfer.steps=6",
+    "data.datasets=[height,colour,animal]", "probe.warmup_steps=4", "transfer.steps=6",
+    "schedule.regime=gst", "schedule.grouping=transferability",
     "affinity.method=transferability", "affinity.groups=2",
 )  # fmt: skip
 TIMEOUT_S = 120

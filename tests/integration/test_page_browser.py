@@ -388,10 +388,12 @@ def test_an_empty_service_says_how_to_fill_it_and_shows_what_comes(tmp_path: Pat
         page.wait_for_selector("#runs .empty-words")
         page.click("#tab-affinity")
         version = planted_version(tmp_path / "elsewhere", 2)
+        version = replace(version, estimate=replace(version.estimate, warnings=()))
         body, address = dump_version(version), f"{service.url}/v1/versions/{version.id}"
         assert requests.put(address, data=body, timeout=10).status_code == 201
         assert cells_of(page)[5] == 2
         assert version.id in page.inner_text("#about") and page.is_hidden("#version-problem")
+        assert not {"null", "undefined", "NaN"} & set(page.inner_text("main").split())
 
 
 def test_a_token_is_asked_for_and_forgotten_with_the_tab(tmp_path: Path, browser: Browser) -> None:

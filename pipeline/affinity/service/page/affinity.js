@@ -119,7 +119,7 @@ const sentence = (words) => `${words.charAt(0).toUpperCase()}${words.slice(1)}.`
 
 function warnings() {
   const lines = view.warnings;
-  if (!lines.length) return null;
+  if (!lines.length) return "";
   return make(
     "details",
     { class: "warnings" },
