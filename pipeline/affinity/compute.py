@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline.affinity.estimator import Array, GradientStats, corrected_gram, gram_of_sums
-from pipeline.affinity.grouping import group_datasets
+from pipeline.affinity.estimator import Array, GradientStats, GramEstimate, corrected_gram, gram_of_sums
+from pipeline.affinity.grouping import Grouping, group_datasets
 from pipeline.affinity.resample import Bootstrap, affordable_resamples, bootstrap, obstacle_to_resampling
 from pipeline.affinity.versions import AffinityVersion, inputs_digest, make_version
 from pipeline.config.schema import AffinityConfig
@@ -34,15 +34,7 @@ def compute_version(stats: GradientStats, options: AffinityConfig, *, inputs: st
         view = stats if options.modules is None else stats.weighted(options.modules)
         estimate = corrected_gram(view)
         intervals, remark = _resamples(view, options)
-        grouping = group_datasets(
-            estimate,
-            intervals,
-            metric=options.metric,
-            groups=options.groups,
-            order=options.order,
-            seed=options.seed,
-            why_no_resamples=remark,
-        )
+        grouping = group_as_asked(estimate, intervals, options, why_no_resamples=remark)
         modules, left_out = module_grams(stats)
         if intervals is not None and remark:
             grouping = replace(grouping, verdict=f"{grouping.verdict}; {remark}")
@@ -55,6 +47,21 @@ def compute_version(stats: GradientStats, options: AffinityConfig, *, inputs: st
         )
     parameters = version.parameters | ({} if options.modules is None else {"modules": dict(options.modules)})
     return replace(version, modules=modules, parameters=parameters)
+
+
+def group_as_asked(
+    estimate: GramEstimate, intervals: Bootstrap | None, options: AffinityConfig, *, why_no_resamples: str
+) -> Grouping:
+    """`group_datasets` with a recipe's metric, number of groups, order and seed; raises what that does."""
+    return group_datasets(
+        estimate,
+        intervals,
+        metric=options.metric,
+        groups=options.groups,
+        order=options.order,
+        seed=options.seed,
+        why_no_resamples=why_no_resamples,
+    )
 
 
 def module_grams(stats: GradientStats) -> tuple[dict[str, Array], tuple[str, ...]]:

@@ -29,10 +29,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from pipeline.affinity.compute import group_as_asked
 from pipeline.affinity.estimator import CLEARLY_POSITIVE, Array, GramEstimate, cosine_of, distance_of
-from pipeline.affinity.grouping import group_datasets
 from pipeline.affinity.resample import Bootstrap, with_intervals
-from pipeline.affinity.versions import AffinityVersion
+from pipeline.affinity.versions import AffinityVersion, describe_intervals
 from pipeline.config.schema import AffinityConfig
 from pipeline.errors import AffinityError
 
@@ -41,7 +41,6 @@ Trainings = Literal["source", "pair"]
 METHOD = "transferability"
 MIN_REPEATS = 4  # two for each half of a split
 LEVEL = 0.95
-INTERVALS = ("distance_low", "distance_high", "cosine_low", "cosine_high")
 
 
 @dataclass(frozen=True)
@@ -198,31 +197,20 @@ def transfer_version(results: TransferResults, options: AffinityConfig) -> Affin
             hint=f"run `gst transfer` with transfer.seeds={MIN_REPEATS}, or name the number of groups",
         )
     estimate = transfer_estimate(results)
-    grouping = group_datasets(
-        estimate,
-        intervals,
-        metric=options.metric,
-        groups=options.groups,
-        order=options.order,
-        seed=options.seed,
-        why_no_resamples=f"{results.repeats} repeat(s) of the short trainings are too few to resample "
-        f"(transfer.seeds: {MIN_REPEATS} or more)",
+    few = f"{results.repeats} repeat(s) of the short trainings are too few to resample"
+    grouping = group_as_asked(
+        estimate, intervals, options, why_no_resamples=f"{few} (transfer.seeds: {MIN_REPEATS} or more)"
     )
-    parameters: dict[str, Any] = {
-        "trainings": results.trainings,
-        "steps": results.steps,
-        "repeats": results.repeats,
-    }
-    if intervals is not None:
-        parameters |= {"resamples": len(intervals.gram), "level": intervals.level, "seed": intervals.seed}
+    arrays, drawn = describe_intervals(intervals)
+    made = {"trainings": results.trainings, "steps": results.steps, "repeats": results.repeats}
     return AffinityVersion(
         datasets=list(results.datasets),
         spec={},
         source=results.source,
         estimate=estimate,
         grouping=replace(grouping, source=METHOD),
-        intervals={} if intervals is None else {name: getattr(intervals, name) for name in INTERVALS},
-        parameters=parameters,
+        intervals=arrays,
+        parameters=made | drawn,
         cost=dict(results.cost),
         inputs=transfer_inputs(results, options),
         created=datetime.now(UTC).isoformat(),

@@ -45,7 +45,7 @@ from pipeline.errors import AffinityError, PayloadError
 FORMAT = 2
 LATEST = "latest"
 
-_VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
+VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
 _CHANGED = "delete its two files and run `gst group` again; runs that pinned it cannot be resumed"
 _DOCUMENT = "version"  # the metadata entry of `dump_version` that holds the JSON document
 _STATS_JSON = ("datasets", "spec", "cost", "source", "groups")
@@ -142,21 +142,28 @@ def make_version(
     """The version of these results; `save_version` writes it."""
     reliability = split_half_reliability(stats)
     parameters: dict[str, Any] = {"batches": {n: int(b) for n, b in zip(stats.datasets, stats.count, strict=True)}}
-    if intervals is not None:
-        parameters |= {"resamples": len(intervals.gram), "level": intervals.level, "seed": intervals.seed}
+    arrays, drawn = describe_intervals(intervals)
     return AffinityVersion(
         datasets=list(estimate.datasets),
         spec=dict(stats.spec),
         source=stats.source or _arrays_digest(_stats_arrays(stats)),
         estimate=estimate,
         grouping=grouping,
-        intervals={} if intervals is None else {name: getattr(intervals, name) for name in INTERVAL_ARRAYS},
-        parameters=parameters,
+        intervals=arrays,
+        parameters=parameters | drawn,
         cost=dict(stats.cost),
         reliability=reliability if np.isfinite(reliability) else None,
         inputs=inputs,
         created=datetime.now(UTC).isoformat(),
     )
+
+
+def describe_intervals(intervals: Bootstrap | None) -> tuple[dict[str, Array], dict[str, Any]]:
+    """What a version keeps of resamples: the bounds by name, each [D, D], and how they were drawn; {} without any."""
+    if intervals is None:
+        return {}, {}
+    drawn = {"resamples": len(intervals.gram), "level": intervals.level, "seed": intervals.seed}
+    return {name: getattr(intervals, name) for name in INTERVAL_ARRAYS}, drawn
 
 
 def save_version(folder: Path, version: AffinityVersion) -> str:
@@ -196,7 +203,7 @@ def load_version(folder: Path, version_id: str = LATEST, method: str | None = No
                 hint="run `gst probe` (or `gst transfer`), then `gst group`",
             )
         version_id = pointer.read_text().strip()
-    if not _VERSION_ID.fullmatch(version_id):
+    if not VERSION_ID.fullmatch(version_id):
         raise AffinityError("not the name of an affinity version", got=version_id, expected="v-<12 hex digits>, latest")
     path = folder / f"{version_id}.json"
     if not path.exists():

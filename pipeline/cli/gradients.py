@@ -29,6 +29,7 @@ def warm_up(session: Session) -> Clock:
     from pipeline import engine as engine_room
 
     recipe, data, comm = session.recipe, session.data, session.comm
+    # The session's recipe, not the data's: short trainings warm up on everything before there are groups to plan with.
     controller = StageController(build_plan(recipe, data.sizes, data.domains), recipe)
     trainer = engine_room.Trainer(
         recipe=recipe,
@@ -185,6 +186,7 @@ class _Probe:
 
         @contextmanager
         def record(batch: MicroBatch, tokens: int) -> Iterator[None]:
+            """Sketch the backward inside the block; keys go round the ranks, so they do not depend on how many."""
             nonlocal key
             with self.sketcher.micro_batch(1 / engine_room.loss_scale(session.engine)):
                 yield

@@ -46,6 +46,11 @@ def try_read(index: ShardIndex, dataset: str, split: str, number: int) -> Exampl
 
 
 def make_micro_batch(examples: list[Example], encode: Encode, counted: bool = True) -> MicroBatch:
+    """Encode [B] examples for one forward; of several datasets it becomes `MIXED`, with the name of each example's.
+
+    Args:
+        counted: False for a filler that keeps ranks in step.
+    """
     datasets = tuple(example.dataset for example in examples)
     is_mixed = len(set(datasets)) > 1
     return MicroBatch(

@@ -97,6 +97,7 @@ class ScheduleFreeAverage:
         return None
 
     def values(self) -> Flats | None:
+        """This rank's flat slices of the averaged weights; the trained ones are in place again, to the bit."""
         trained = self._shards.copy()
         with self._shards.in_groups(self._optimizer):
             self._optimizer.eval()

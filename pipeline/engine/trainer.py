@@ -274,8 +274,8 @@ class Trainer:
         if "note" in window:
             self.console.say(f"step {self.clock.step}: {window['note']}")
         if self.closed_window is not None:
-            stats, step = self.closed_window, self.clock.step
-            self._follow("gradient_decision", lambda: self.controller.observe_gradients(step, stats()))
+            step, closed = self.clock.step, self.closed_window
+            self._follow("gradient_decision", lambda: self.controller.observe_gradients(step, closed()))
 
     def _follow(self, event: str, ask: Callable[[], Decision | None]) -> None:
         """Rank 0 decides and all ranks do it: floating point may differ between machines, decisions may not."""

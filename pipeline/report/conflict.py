@@ -29,6 +29,7 @@ def conflict_curves(experiment: Experiment, judgement: Judgement, path: Path) ->
     runs = [run for run in experiment.runs if run.conflicts and run.arm in styles]
 
     def draw() -> Figure:
+        """Two panels over training samples."""
         figure = Figure(figsize=(9, 3.4), dpi=130, layout="constrained")
         opposed, cosine = figure.subplots(1, 2)
         for run in runs:

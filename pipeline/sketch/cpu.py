@@ -71,6 +71,7 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask the processor to load `array[index]` into its cache; harmless beyond the end of the array."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        """The LLVM instructions, as numba's `intrinsic` wants them."""
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         i32, pointer = ir.IntType(32), ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32])

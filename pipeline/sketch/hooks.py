@@ -116,6 +116,7 @@ class GradientSketcher:
         signs = self.spec.gradient == "sign"
 
         def hook(grad: torch.Tensor) -> None:
+            """Sketch one parameter's gradient (any shape) of the open block; SketchError where it is not whole."""
             if not self._active:
                 return
             if grad.numel() != numel:

@@ -7,6 +7,7 @@ import torch
 
 from pipeline.affinity.estimator import GradientStats, corrected_gram
 from pipeline.affinity.payload import dump_stats, load_stats
+from pipeline.affinity.records import spec_digest
 from pipeline.affinity.resample import bootstrap, split_half_reliability
 from pipeline.sketch.accumulator import SketchWindow
 from pipeline.sketch.hooks import GradientSketcher
@@ -44,3 +45,8 @@ def test_sketched_gram_is_close_to_the_exact_one() -> None:
     assert np.array_equal(bootstrap(loaded, 20).gram, bootstrap(stats, 20).gram)
     assert loaded.tokens.tolist() == [256, 256, 256]
     assert split_half_reliability(loaded) == split_half_reliability(stats)
+
+
+def test_a_store_tells_kinds_of_sketches_apart_as_the_sketch_does() -> None:
+    for spec in (SketchSpec(k=64, seed=1), SketchSpec(k=64, seed=1, gradient="sign", model="abc")):
+        assert spec_digest(spec.to_json()) == spec.digest

@@ -62,6 +62,7 @@ def _add_plain_routes(app: FastAPI, metrics: Metrics) -> None:
     files = {path.name: path for path in sorted(PAGE.iterdir()) if path.suffix in _MEDIA_TYPES}
 
     def page_file(name: str, request: Request) -> Response:
+        """A file of the page, or 304 when the browser has it; MissingError for every other name."""
         if name not in files:
             raise MissingError("the page has no such file", got=name[:100])
         content = files[name].read_bytes()

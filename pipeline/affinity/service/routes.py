@@ -37,7 +37,7 @@ from pipeline.affinity.service.schemas import (
 )
 from pipeline.affinity.service.settings import VERSION
 from pipeline.affinity.transport import Transport
-from pipeline.affinity.versions import dump_version, parse_version
+from pipeline.affinity.versions import VERSION_ID, dump_version, parse_version
 from pipeline.config.schema import AffinityConfig
 from pipeline.errors import MissingError, PayloadError
 
@@ -49,7 +49,7 @@ UNTIL_UPDATED = "private, max-age=3600"
 
 RunName = Annotated[str, Path(pattern=NAME_PATTERN, description="name of a run")]
 StepNumber = Annotated[Step, Path(description="optimizer step")]
-VersionId = Annotated[str, Path(pattern=r"^v-[0-9a-f]{12}$", description="v-<12 hex digits>")]
+VersionId = Annotated[str, Path(pattern=f"^{VERSION_ID.pattern}$", description="v-<12 hex digits>")]
 Octets = Annotated[bytes, Body(media_type=OCTETS)]
 
 

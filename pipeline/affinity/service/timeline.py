@@ -79,6 +79,7 @@ class _Growing:
         self._timeline = _draw(run, 0, [])
 
     def caught_up(self, read: Callable[[int], EventPage]) -> Timeline:
+        """The timeline with all that `read` gives behind the position (in bytes) that was reached last time."""
         with self._lock:
             while (page := read(self._position)).position != self._position:
                 if page.position < self._position:

@@ -79,6 +79,7 @@ class AffinityStore:
         self._grouping = threading.Lock()  # one at a time: each may need a large part of the memory
 
     def declare_run(self, run: RunRecord) -> bool:
+        """As `Transport` says; ConflictError names the fields in which a known run of this name differs."""
         with self._database.transaction() as connection:
             row = connection.execute("SELECT record FROM runs WHERE name = ?", (run.name,)).fetchone()
             if row is None:
@@ -109,6 +110,13 @@ class AffinityStore:
         return False
 
     def push(self, key: SketchKey, payload: bytes) -> bool:
+        """As `Transport` says; the payload is checked before anything is written, and is on disk when this returns.
+
+        Raises:
+            PayloadError: damaged, too large, not finite, or sketches of another dataset or kind than declared.
+            ConflictError: other bytes are stored under this key.
+            MissingError: the run or the probe was not declared.
+        """
         where = {"run": key.run, "step": key.step, "dataset": key.dataset, "contributor": key.contributor}
         probe = self._declared(key.run, key.step)
         for what, name, known in (
@@ -166,6 +174,7 @@ class AffinityStore:
         ]
 
     def probe(self, run: str, step: int) -> ProbeStatus:
+        """A declared probe, with what is still to come as `dataset/contributor`; MissingError: not declared."""
         probe = self._declared(run, step)
         key = (run, step)
         ((declared,),) = self._database.rows("SELECT declared FROM probes WHERE run = ? AND step = ?", key)
@@ -179,6 +188,12 @@ class AffinityStore:
         return ProbeStatus(probe=probe, missing=missing, declared=declared)
 
     def group(self, run: str, step: int, options: AffinityConfig) -> AffinityVersion:
+        """As `Transport` says; one computation at a time, others wait.
+
+        Raises:
+            MissingError: not declared, or not complete: `got` lists what lacks.
+            AffinityError: these sketches and options give no groups.
+        """
         status = self.probe(run, step)
         if not status.is_complete:
             expected = len(status.probe.datasets) * len(status.probe.contributors)

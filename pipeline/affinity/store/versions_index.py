@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sqlite3
 import threading
 from functools import lru_cache
@@ -12,12 +11,11 @@ from pathlib import Path
 from pipeline.affinity.records import VersionSummary
 from pipeline.affinity.store.database import Database
 from pipeline.affinity.store.failures import plain_errors
-from pipeline.affinity.versions import AffinityVersion, load_version, save_version
+from pipeline.affinity.versions import VERSION_ID, AffinityVersion, load_version, save_version
 from pipeline.atomic import is_stale_temporary
 from pipeline.errors import AffinityError, MissingError, PayloadError, did_you_mean
 
 _LOG = logging.getLogger("pipeline.affinity.store")
-_VERSION_ID = re.compile(r"v-[0-9a-f]{12}")
 
 
 class VersionIndex:
@@ -34,7 +32,7 @@ class VersionIndex:
             for path in self._folder.glob(".*.tmp"):
                 if is_stale_temporary(path):
                     path.unlink(missing_ok=True)
-            there = {path.stem for path in self._folder.glob("v-*.json") if _VERSION_ID.fullmatch(path.stem)}
+            there = {path.stem for path in self._folder.glob("v-*.json") if VERSION_ID.fullmatch(path.stem)}
         indexed = {version_id for (version_id,) in self._database.rows("SELECT id FROM versions")}
         found = []
         for version_id in sorted(there - indexed):
@@ -70,7 +68,7 @@ class VersionIndex:
             PayloadError: not the name of a version.
             MissingError: no such version.
         """
-        if not _VERSION_ID.fullmatch(version_id):
+        if not VERSION_ID.fullmatch(version_id):
             raise PayloadError("not the name of an affinity version", got=version_id, expected="v-<12 hex digits>")
         if not (self._folder / f"{version_id}.json").is_file():
             known = [name for (name,) in self._database.rows("SELECT id FROM versions")]

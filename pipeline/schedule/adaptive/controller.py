@@ -187,6 +187,7 @@ class AdaptiveController:
         return self._decay_start is not None and step >= self._decay_start
 
     def state_dict(self) -> dict[str, Any]:
+        """Everything later decisions depend on, with the plan it belongs to; plain JSON."""
         return {
             "version": 1,
             **self.plan.identity(),

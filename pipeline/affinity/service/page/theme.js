@@ -3,12 +3,12 @@
 import { byId } from "./dom.js";
 
 const KEY = "gst-theme";
-const system = window.matchMedia("(prefers-color-scheme: dark)");
+const SYSTEM = "(prefers-color-scheme: dark)";
+const WHEN_DARK = { auto: SYSTEM, dark: "all", light: "not all" }; // when the sheet of dark colours holds
+const darkSheet = byId("dark-colours");
 const listeners = new Set();
 
-export const isDark = () =>
-  (document.documentElement.dataset.theme ?? "auto") === "dark" ||
-  ((document.documentElement.dataset.theme ?? "auto") === "auto" && system.matches);
+export const isDark = () => window.matchMedia(darkSheet.media).matches;
 
 /** A colour of page.css by the name of its variable. */
 export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -18,9 +18,10 @@ export const onTheme = (listener) => listeners.add(listener);
 export function startTheme() {
   const select = byId("theme");
   select.value = saved();
-  document.documentElement.dataset.theme = select.value;
+  darkSheet.addEventListener("load", tell); // it may come after the first drawing
+  darkSheet.media = WHEN_DARK[select.value];
   select.addEventListener("change", () => {
-    document.documentElement.dataset.theme = select.value;
+    darkSheet.media = WHEN_DARK[select.value];
     try {
       localStorage.setItem(KEY, select.value);
     } catch {
@@ -28,7 +29,7 @@ export function startTheme() {
     }
     tell();
   });
-  system.addEventListener("change", tell);
+  window.matchMedia(SYSTEM).addEventListener("change", tell);
 }
 
 function saved() {
