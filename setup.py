@@ -51,6 +51,9 @@ setup(
         "requests>=2.31",
         "prometheus-client>=0.20",
         "limits>=3.10",
+        "jiwer>=4",
+        "rapidfuzz>=3.9",
+        "sacrebleu>=2.4",
         "soundfile>=0.13",
         "soxr>=0.5",
         "espeakng-loader>=0.2",
@@ -68,6 +71,7 @@ setup(
         "dev": [
             "pytest>=8",
             "hypothesis>=6",
+            "rouge-score>=0.1.2",  # what the metrics are compared with
             "schemathesis>=4",  # fuzzes the affinity service by its own OpenAPI
             "playwright>=1.40",  # drives the browser that is installed; it downloads none
             "ruff>=0.6",

@@ -137,6 +137,10 @@ class UnreachableError(AffinityError):
     """The affinity service did not answer, also not after the retries, or asks to be spared for a while."""
 
 
+class TrackingError(GstError):
+    """The MLflow tracking store cannot be reached, or refuses what is sent."""
+
+
 class TrainingError(GstError):
     """Training cannot go on: non-finite loss, a lost rank, too many bad samples."""
 

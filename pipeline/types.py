@@ -121,6 +121,7 @@ class Example:
     question: str
     answer: str
     answers: tuple[str, ...] = ()
+    task: str = ""
 
 
 MIXED = "(mixed)"  # `MicroBatch.dataset` where there are several; no dataset can have this name
@@ -133,6 +134,7 @@ class MicroBatch:
     `inputs` are the model's keyword arguments (tensors, `labels` with -100 outside the answer). `counted` is False
     for the filler that keeps ranks in step during evaluation: run it, do not score it. `datasets` is None for one
     dataset; otherwise it names each example's, and `dataset` is `MIXED`: its gradient belongs to no dataset.
+    `questions` are what was asked in each example, for results example by example: no audio.
     """
 
     dataset: str
@@ -141,6 +143,7 @@ class MicroBatch:
     audio_s: float
     counted: bool = True
     datasets: tuple[str, ...] | None = None
+    questions: tuple[Qa, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,8 @@ class GradientPartition:
         gradient: flat tensor; may be padded beyond the parameter's end.
         offset: index in the whole parameter of the slice's first element.
         numel: elements of the whole parameter.
-        denominator: Adam's sqrt(second moment) + eps for the same elements, when it was asked for.
+        denominator: Adam's sqrt(second moment) + eps for the same elements, infinite where that moment is 0; when it
+            was asked for.
     """
 
     name: str

@@ -13,6 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
@@ -181,6 +183,20 @@ def save_version(folder: Path, version: AffinityVersion) -> str:
     for pointer in (f"{LATEST}-{version.method}", LATEST):
         write_atomic(folder / pointer, f"{version.id}\n".encode())
     return version.id
+
+
+@contextmanager
+def latest_kept(folder: Path) -> Iterator[None]:
+    """Whatever is saved in `folder` inside the block, what is the latest there does not change."""
+    before = {path.name: path.read_bytes() for path in folder.glob(f"{LATEST}*")}
+    try:
+        yield
+    finally:
+        for path in folder.glob(f"{LATEST}*"):
+            if path.name not in before:
+                path.unlink()
+            elif path.read_bytes() != before[path.name]:
+                write_atomic(path, before[path.name])
 
 
 def has_versions(folder: Path) -> bool:

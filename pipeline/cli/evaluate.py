@@ -10,6 +10,7 @@ from pipeline.cli.records import is_finished, write_result, write_run
 from pipeline.cli.session import Data, Session
 from pipeline.config import Recipe, load_recipe, run_folder
 from pipeline.dist import launched_rank
+from pipeline.runlog import MlflowLog, RunFolder
 from pipeline.types import Clock
 
 
@@ -34,9 +35,15 @@ def run_evaluation(recipe: Recipe) -> None:
 
     session = Session(recipe, data, folder)
     started = time.time()
-    scores = session.score(session.fixed_batches("test", recipe.eval.test_per_dataset, recipe.eval.micro_batch))
+    clock = Clock()
+    examples = session.test(clock.step, data.datasets)
     write_run(session, folder, status="finished", started=started, stop_reason="not trained", uses_affinity=False)
-    write_result(session, folder, Clock(), scores)
+    results = write_result(session, folder, clock, examples)
+    if results:
+        print(f"{folder.name}: {results.line()}")
+        if recipe.logging.mlflow:
+            MlflowLog(RunFolder(folder, recipe)).finish()
+    session.events.close()
     engine_room.shutdown(session.comm)
 
 

@@ -56,11 +56,17 @@ def take_gradients(session: Session, source: str, *, part: int = 0, parts: int =
         part, parts: which of several jobs that probe together this is. They share the `probe.batches_per_dataset` (to
             `max_batches`) micro-batches: each takes every `parts`-th of a dataset's fixed order, from `part` on.
     """
+    from pipeline import engine as engine_room
+
     recipe, comm = session.recipe, session.comm
+    is_adam = recipe.sketch.gradient == "adam"
     _require_share(session, part, parts)
+    if is_adam:
+        engine_room.require_whole_denominators(session.engine)
     started = time.monotonic()
     warmed = warm_up(session)
-    sketcher = session.sketcher()
+    # One checkpoint, one set of second moments: every dataset's gradients are divided by the same numbers.
+    sketcher = session.sketcher(denominators=engine_room.whole_adam_denominators(session.engine) if is_adam else None)
     probe = _Probe(session, sketcher, part, parts)
     more = dict.fromkeys(session.data.datasets, probe.share_of(recipe.probe.batches_per_dataset))
     while more:

@@ -13,6 +13,7 @@ from pipeline.affinity.versions import AffinityVersion, save_version
 from pipeline.cli.affinity_link import SEND_S, affinity_folder, connect, start_client
 from pipeline.cli.options import Overrides, RecipeOption
 from pipeline.cli.probe_mark import ProbeMark, mark_path, read_mark
+from pipeline.cli.transfer_results import transfer_version
 from pipeline.config import Recipe, load_recipe
 from pipeline.errors import AffinityError, MissingError
 from pipeline.sketch.spec import SKETCH_VERSION
@@ -27,19 +28,27 @@ def group(
 ) -> None:
     """Group the datasets of a probe; writes <out>/affinity/<version>, prints groups and evidence."""
     config = load_recipe(recipe, overrides or ())
-    if fetch is not None:
-        version = connect(config).version(fetch)
-    elif config.affinity.method == "transferability":
-        from pipeline.cli.transfer import transfer_version
+    show(make_version(config, fetch))
 
-        version = transfer_version(config)
+
+def make_version(recipe: Recipe, fetch: str | None = None) -> AffinityVersion:
+    """The version that a recipe asks for, saved in <out>/affinity: training reads it there, and needs no service.
+
+    Args:
+        fetch: name of a version of the recipe's store to take in place of computing one.
+
+    Raises:
+        AffinityError, MissingError: what it is made from is not there, or not all of it.
+    """
+    if fetch is not None:
+        version = connect(recipe).version(fetch)
+    elif recipe.affinity.method == "transferability":
+        version = transfer_version(recipe)
+        connect(recipe).put_version(version)
     else:
-        version = group_by_gradients(config)
-    # Training reads the files here, and so never needs a service.
-    save_version(affinity_folder(config), version)
-    show(version)
-    if config.affinity.method == "transferability" and fetch is None:
-        connect(config).put_version(version)
+        version = group_by_gradients(recipe)
+    save_version(affinity_folder(recipe), version)
+    return version
 
 
 def group_by_gradients(recipe: Recipe) -> AffinityVersion:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -16,25 +17,41 @@ from pipeline.errors import ConfigError
 
 
 def launch(module: str, arguments: Sequence[str], ranks: int) -> None:
-    """Replace this process by `deepspeed --num_accelerators <ranks> --module <module> <arguments>`.
+    """Replace this process by the launcher with `ranks` ranks on this machine; raises what `launch_command` does.
 
     For several machines call the launcher yourself, with `--hostfile`.
+    """
+    command = launch_command(module, arguments, ranks)
+    prepare_environment()
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def launch_command(module: str, arguments: Sequence[str], ranks: int, launcher: str | None = None) -> list[str]:
+    """`deepspeed --num_accelerators <ranks> --module <module> <arguments>`, with a free port.
+
+    Args:
+        launcher: words to use instead of those before `--module`, such as `deepspeed --hostfile H`.
 
     Raises:
         ConfigError: no launcher on the path, or a number of ranks below 1.
     """
     if ranks < 1:
         raise ConfigError("the number of ranks must be at least 1", got=ranks)
-    launcher = shutil.which("deepspeed") or str(Path(sys.executable).with_name("deepspeed"))
-    if not Path(launcher).is_file():
-        raise ConfigError("the `deepspeed` launcher is not installed", hint="pip install -e . in this environment")
-    environment = {**os.environ}
+    program, *options = shlex.split(launcher) if launcher else ["deepspeed", "--num_accelerators", str(ranks)]
+    found = shutil.which(program) or str(Path(sys.executable).with_name(program))
+    if not Path(found).is_file():
+        raise ConfigError(f"the launcher `{program}` is not installed", hint="pip install -e . in this environment")
+    if launcher is None:
+        options += ["--master_port", str(free_port())]
+    return [found, *options, "--module", module, *arguments]
+
+
+def prepare_environment() -> None:
+    """Without a GPU: what DeepSpeed and two ranks on few cores need, unless the user has set it."""
     if not _has_gpu():
-        environment.setdefault("DS_ACCELERATOR", "cpu")
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    command = [launcher, "--num_accelerators", str(ranks), "--master_port", str(free_port()), "--module", module]
-    sys.stdout.flush()
-    os.execve(launcher, [*command, *arguments], environment)
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def run_as_module(command: Callable[..., None]) -> None:

@@ -11,6 +11,7 @@ from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.probe_mark import ProbeMark, mark_path, read_mark, write_mark
 from pipeline.cli.session import Data, Session, digest_of
 from pipeline.config import Recipe, dump_recipe, load_recipe, recipe_digest
+from pipeline.config.deepspeed import require_adamw
 from pipeline.dist import launched_rank
 from pipeline.errors import AffinityError, ConfigError
 from pipeline.models.load import base_digest
@@ -42,15 +43,22 @@ def probe_source(recipe: Recipe, data: Data) -> str:
     return digest_of([*digests, recipe.service.contributors])
 
 
+def require_second_moments(recipe: Recipe) -> None:
+    """ConfigError unless the warm-up gives Adam's second moments to divide gradients by."""
+    require_adamw(recipe)
+    if recipe.probe.warmup_steps == 0:
+        raise ConfigError(
+            "sketch.gradient=adam divides by second moments, which there are none of without a warm-up",
+            where={"key": "probe.warmup_steps"},
+            got=0,
+            expected="1 or more",
+        )
+
+
 def run_probe(recipe: Recipe) -> None:
     """Probe and publish, unless that very probe was; raises what `Session` does."""
     if recipe.sketch.gradient == "adam":
-        raise ConfigError(
-            "a probe cannot take Adam-preconditioned gradients: it reduces nothing, and the second moments are "
-            "partitioned over ranks",
-            where={"key": "sketch.gradient"},
-            hint="probe with sketch.gradient=raw; training with sketch.mode=partition sketches preconditioned ones",
-        )
+        require_second_moments(recipe)
     data = Data(recipe)
     source = probe_source(recipe, data)
     mark = read_mark(recipe)

@@ -6,13 +6,18 @@ import json
 import resource
 import subprocess
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import write_atomic
+from pipeline.cli.code_digest import code_digest
 from pipeline.cli.session import Session
 from pipeline.config import Recipe, dump_recipe, recipe_digest
-from pipeline.types import Clock, DatasetScore
+from pipeline.eval.examples import ScoredExample, SplitResults, summarise, write_examples
+from pipeline.types import Clock
+
+EXAMPLES = "examples-test.jsonl"
 
 
 def is_finished(folder: Path, recipe: Recipe) -> bool:
@@ -23,11 +28,15 @@ def is_finished(folder: Path, recipe: Recipe) -> bool:
     return json.loads(run.read_text()).get("config_digest") == recipe_digest(recipe)
 
 
-def write_run(session: Session, folder: Path, *, status: str, started: float, **more: Any) -> None:
-    """Write `run.json` and the resolved recipe; a collective, because memory is summed over ranks."""
+def write_run(session: Session, folder: Path, *, status: str, started: float, fresh: bool = False, **more: Any) -> None:
+    """Write `run.json` and the resolved recipe; a collective, because memory is summed over ranks.
+
+    Args:
+        fresh: the run begins anew, whatever is in its folder.
+    """
     from pipeline.engine import trainable_count
 
-    recipe, comm = session.recipe, session.comm
+    recipe, comm, index = session.recipe, session.comm, session.data.index
     peak = sum(comm.gather_objects(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
     learning, total = trainable_count(session.engine)
     if comm.rank != 0:
@@ -35,14 +44,17 @@ def write_run(session: Session, folder: Path, *, status: str, started: float, **
     record = {
         "arm": recipe.arm,
         "seed": recipe.train.seed,
+        "run_id": _run_id(folder, recipe, fresh),
         "experiment": recipe.out,
         "status": status,
         "world_size": comm.world_size,
         "started": started,
         "finished": time.time() if status == "finished" else None,
         "git_sha": git_sha(),
+        "code_digest": code_digest(),
         "config_digest": recipe_digest(recipe),
-        "data_digests": session.data.index.digests,
+        "data_digests": index.digests,
+        "examples": {name: {split: index.n_examples(name, split) for split in index.splits} for name in index.datasets},
         "peak_rss_bytes": peak,
         "n_trainable": learning,
         "n_params": total,
@@ -53,10 +65,16 @@ def write_run(session: Session, folder: Path, *, status: str, started: float, **
     write_atomic(folder / "recipe.yaml", dump_recipe(recipe).encode())
 
 
-def write_result(session: Session, folder: Path, clock: Clock, scores: dict[str, DatasetScore]) -> None:
-    """Write `result.json` from rank 0: the run is finished once it is there."""
+def write_result(session: Session, folder: Path, clock: Clock, examples: list[ScoredExample]) -> SplitResults | None:
+    """Write the results from rank 0, `result.json` last: the run is finished once it is there.
+
+    Returns:
+        What was written; None on other ranks.
+    """
     if session.comm.rank != 0:
-        return
+        return None
+    results = summarise(examples, session.data.datasets, session.recipe.eval.kinds)
+    write_examples(folder / EXAMPLES, results.examples)
     record = {
         "arm": session.recipe.arm,
         "seed": session.recipe.train.seed,
@@ -66,9 +84,10 @@ def write_result(session: Session, folder: Path, clock: Clock, scores: dict[str,
         "samples": clock.samples,
         "tokens": clock.tokens,
         "wall_s": clock.wall_s,
-        "datasets": {name: score.to_json() for name, score in scores.items()},
+        "datasets": results.to_json(),
     }
     _write_json(folder / "result.json", record)
+    return results
 
 
 def git_sha() -> str:
@@ -77,6 +96,15 @@ def git_sha() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
+
+
+def _run_id(folder: Path, recipe: Recipe, fresh: bool) -> str:
+    """Names this training wherever it is logged: kept over every resume, new for another recipe or a fresh start."""
+    run = folder / "run.json"
+    there = json.loads(run.read_text()) if run.exists() and not fresh else {}
+    if there.get("config_digest") == recipe_digest(recipe) and there.get("run_id"):
+        return str(there["run_id"])
+    return uuid.uuid4().hex
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.cli.clustering import ensure_clusters
 from pipeline.cli.sampling import build_source, needs_clusters
 from pipeline.config import Recipe, recipe_digest
 from pipeline.config.deepspeed import render_deepspeed
-from pipeline.data.batches import EvalBatches, eval_batches
+from pipeline.data.batches import Encode, EvalBatches, eval_batches
 from pipeline.data.index import ShardIndex
 from pipeline.data.loader import TrainLoader
 from pipeline.data.manifest import find_manifests
@@ -24,7 +25,8 @@ from pipeline.data.mixture import Mixture
 from pipeline.data.pools import task_sizes
 from pipeline.data.sources import Source
 from pipeline.dist import Comm, launched_world_size
-from pipeline.eval import score
+from pipeline.eval import generate, score, score_examples
+from pipeline.eval.examples import Answers, ScoredExample, with_answers
 from pipeline.models.encode import AnswerEncoder
 from pipeline.models.load import base_digest, load_model, load_processor
 from pipeline.runlog import EventLog
@@ -48,7 +50,12 @@ class Data:
 
     def __post_init__(self) -> None:
         data = self.recipe.data
-        self.index = ShardIndex(Path(data.shards), data.datasets, max_duration_s=data.max_duration_s)
+        self.index = ShardIndex(
+            Path(data.shards),
+            data.datasets,
+            max_duration_s=data.max_duration_s,
+            train_per_dataset=data.train_per_dataset,
+        )
         self.datasets = sorted(self.index.datasets)
         self.sizes = {name: self.index.n_examples(name, "train") for name in self.datasets}
 
@@ -131,11 +138,16 @@ class Session:
         *,
         cache: bool = False,
         datasets: Sequence[str] | None = None,
+        encode: Encode | None = None,
     ) -> EvalBatches:
-        """A fixed set of examples in this rank's micro-batches; `datasets`: of these only."""
+        """A fixed set of examples in this rank's micro-batches; `datasets`: of these only.
+
+        Args:
+            encode: None: for teacher forcing.
+        """
         return eval_batches(
             self.data.index,
-            self.encode,
+            encode or self.encode,
             split,
             per_dataset,
             micro_batch,
@@ -150,11 +162,57 @@ class Session:
     def score(self, batches: EvalBatches) -> dict[str, DatasetScore]:
         return score(self.engine, batches, self.data.datasets, self.comm, self.device)
 
-    def sketcher(self, *, second_seed: bool = False) -> GradientSketcher:
-        """Hooks on the engine's model; a second seed is only for measuring the sketch's own error."""
-        spec = self._sketch_spec(self.recipe.sketch.gradient, second_seed)
+    def test(self, step: int, datasets: Sequence[str]) -> list[ScoredExample]:
+        """The test split of these datasets by the weights in the engine, example by example; every rank calls it.
+
+        The first `eval.generate_per_dataset` of each are answered freely as well.
+
+        Args:
+            step: of these weights, for the log.
+        """
+        if not datasets:
+            return []
+        evaluation, started_s = self.recipe.eval, time.monotonic()
+        batches = self.fixed_batches("test", evaluation.test_per_dataset, evaluation.micro_batch, datasets=datasets)
+        examples = score_examples(self.engine, batches, self.comm, self.device)
+        scored_s, answers = time.monotonic(), {}
+        if evaluation.generate_per_dataset != 0:
+            answers = self._answers(datasets)
+        self.events.write(
+            "test",
+            step=step,
+            seconds=scored_s - started_s,
+            generate_seconds=time.monotonic() - scored_s,
+            examples=len(examples),
+            generated=len(answers),
+        )
+        return with_answers(examples, answers)
+
+    def _answers(self, datasets: Sequence[str]) -> Answers:
+        evaluation = self.recipe.eval
+        limits = [n for n in (evaluation.generate_per_dataset, evaluation.test_per_dataset) if n is not None]
+        batches = self.fixed_batches(
+            "test",
+            min(limits, default=None),
+            evaluation.micro_batch,
+            datasets=datasets,
+            encode=self.encode.prompts,
+        )
+        return generate(self.engine.module, batches, self.encode, evaluation.max_new_tokens, self.comm, self.device)
+
+    def sketcher(
+        self, *, second_seed: bool = False, denominators: Mapping[str, torch.Tensor] | None = None
+    ) -> GradientSketcher:
+        """Hooks on the engine's model; a second seed is only for measuring the sketch's own error.
+
+        Args:
+            denominators: for `sketch.gradient: adam`, see `GradientSketcher`.
+        """
         return GradientSketcher(
-            self.engine.module.named_parameters(), spec, default_group_of(self.recipe.sketch.group_by)
+            self.engine.module.named_parameters(),
+            self._sketch_spec(self.recipe.sketch.gradient, second_seed),
+            default_group_of(self.recipe.sketch.group_by),
+            denominators=denominators,
         )
 
     def partition_sketcher(self, *, second_seed: bool = False) -> PartitionSketcher:

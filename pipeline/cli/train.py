@@ -14,16 +14,19 @@ from pipeline.cli.affinity_link import RunLink
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.recording import build_recorder
-from pipeline.cli.records import git_sha, is_finished, write_result, write_run
+from pipeline.cli.records import is_finished, write_result, write_run
 from pipeline.cli.session import Data, Session, digest_of
-from pipeline.config import Recipe, load_recipe, load_stages, recipe_digest, run_folder, saved_model
+from pipeline.config import Recipe, affinity_source, load_recipe, load_stages, run_folder, saved_model
 from pipeline.dist import Comm, launched_rank
-from pipeline.runlog import MlflowLog, RunConsole
+from pipeline.eval.examples import ScoredExample, add_up, keep_examples, kept_examples
+from pipeline.runlog import MlflowLog, RunConsole, RunFolder
 from pipeline.schedule import StagePlan, build_controller
 from pipeline.types import DatasetScore
 
 if TYPE_CHECKING:
     from pipeline.engine import FreshStarts
+
+KEPT = "examples"  # below the run's folder: results, example by example, of models that are gone
 
 
 def train(
@@ -74,7 +77,13 @@ def run_training(recipe: Recipe, *, fresh: bool = False) -> Comm | None:
             print(f"{folder}: already finished")
         return None
     session = Session(recipe, data, folder, plan)
-    Run(session, plan, folder).execute(fresh)
+    run = Run(session, plan, folder)
+    try:
+        run.execute(fresh)
+    except BaseException as error:
+        if run.trainer.mlflow:
+            run.trainer.mlflow.stop("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
     return session.comm
 
 
@@ -132,27 +141,34 @@ class Run:
         if not any(stage.reset for stage in self.plan.stages):
             return None
         session = self.session
-        return engine_room.FreshStarts(self.folder, session.comm, session.identity(), self._score_test)
+        return engine_room.FreshStarts(self.folder, session.comm, session.identity(), self._score_leaving)
 
-    def _score_test(self, datasets: list[str] | None = None) -> dict[str, DatasetScore]:
-        """The test split of these datasets (None: all), by the weights in the engine."""
-        evaluation = self.session.recipe.eval
-        batches = self.session.fixed_batches(
-            "test", evaluation.test_per_dataset, evaluation.micro_batch, datasets=datasets
-        )
-        return self.session.score(batches)
+    def _score_leaving(self, datasets: list[str]) -> dict[str, DatasetScore]:
+        """Test scores of the weights in the engine, which will be gone; files keep what is behind these scores."""
+        examples = self.session.test(self.trainer.clock.step, datasets)
+        if self.session.comm.rank == 0:
+            keep_examples(self.folder / KEPT, examples)
+        return add_up(examples, datasets)
+
+    def _test(self) -> list[ScoredExample]:
+        """The whole test split, each dataset by the model that was trained on it; complete on rank 0 only."""
+        fresh = self.trainer.fresh_starts
+        scores = fresh.scores if fresh else {}
+        rest = [name for name in self.session.data.datasets if name not in scores]
+        examples = self.session.test(self.trainer.clock.step, rest)
+        return examples if self.session.comm.rank else examples + kept_examples(self.folder / KEPT, scores)
 
     def execute(self, fresh: bool) -> None:
         """Resume where the run stopped (`fresh`: never), train, score the test split, write the result."""
         started = time.time()
         trainer, session, recipe = self.trainer, self.session, self.session.recipe
-        resumed = not fresh and trainer.resume()
-        trainer.mlflow = self._mlflow(trainer.resumed_mlflow_run_id if resumed else None)
-        self._write_run("running", started)
+        if not fresh:
+            trainer.resume()
+        self._write_run("running", started, fresh=fresh)
+        if session.comm.rank == 0 and recipe.logging.mlflow:
+            trainer.mlflow = MlflowLog(RunFolder(self.folder, recipe))
         clock = trainer.run()
-        scores = self._score_test()
-        if trainer.fresh_starts:  # each dataset by the model that was trained on it
-            scores |= trainer.fresh_starts.scores
+        examples = self._test()
         if recipe.train.save_model:
             from pipeline import engine as engine_room
 
@@ -161,12 +177,11 @@ class Run:
             "data", step=clock.step, datasets=self.loader.counters(), pools=self.loader.pool_counters()
         )
         self._write_run("finished", started)
-        write_result(session, self.folder, clock, scores)
+        results = write_result(session, self.folder, clock, examples)
+        if results:
+            self.console.say(f"{self.folder.name}: {results.line()}")
         if trainer.mlflow:
-            metrics = {f"test/{name}/{k}": v for name, score in scores.items() for k, v in score.to_json().items()}
-            trainer.mlflow.metrics(metrics, clock.step)
-            trainer.mlflow.artifact(self.folder / "result.json")
-            trainer.mlflow.finish("FINISHED")
+            trainer.mlflow.finish()
         self.console.say(f"{self.folder.name}: finished after {clock.step} steps, {clock.wall_s:.0f} s in the loop")
         self.console.close()
         session.events.close()
@@ -174,25 +189,17 @@ class Run:
         if left:
             self.console.say(left)
 
-    def _mlflow(self, run_id: str | None) -> MlflowLog | None:
-        recipe = self.session.recipe
-        if self.session.comm.rank != 0 or not recipe.logging.mlflow:
-            return None
-        name = f"{Path(recipe.out).name}-{recipe.arm}-s{recipe.train.seed}"
-        digests = {f"data.{name}": digest[:16] for name, digest in self.session.data.index.digests.items()}
-        tags = {"git_sha": git_sha(), "config_digest": recipe_digest(recipe), **digests}
-        return MlflowLog(recipe, name, tags, run_id)
-
-    def _write_run(self, status: str, started: float) -> None:
+    def _write_run(self, status: str, started: float, *, fresh: bool = False) -> None:
         schedule, version = self.session.recipe.schedule, self.plan.affinity_version
         cost = None
         if version is not None and schedule.grouping in ("gradient", "transferability"):
-            cost = load_version(Path(schedule.affinity or ""), version).cost
+            cost = load_version(affinity_source(self.session.recipe), version).cost
         write_run(
             self.session,
             self.folder,
             status=status,
             started=started,
+            fresh=fresh,
             stop_reason="budget",
             mlflow_run_id=self.trainer.mlflow.run_id if self.trainer.mlflow else None,
             affinity_version=version,

@@ -9,20 +9,18 @@ from pathlib import Path
 
 import torch
 
-from pipeline.affinity.transfer import transfer_inputs
-from pipeline.affinity.transfer import transfer_version as version_of
 from pipeline.affinity.transfer_log import BASE, TransferHeader, TransferLine, TransferLog, open_log, read_log
-from pipeline.affinity.versions import AffinityVersion, find_version
 from pipeline.cli.gradients import warm_up
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.probe import probe_recipe
 from pipeline.cli.session import Data, Session, digest_of
+from pipeline.cli.transfer_results import transfer_folder
 from pipeline.config import Recipe, load_recipe, recipe_digest
 from pipeline.config.schema import ProbeConfig
 from pipeline.config.training import AveragingConfig, LrScheduleConfig
 from pipeline.dist import launched_rank
-from pipeline.errors import AffinityError, ConfigError, TrainingError
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.models.load import base_digest
 from pipeline.runlog import RunConsole
 from pipeline.schedule import StageController, build_plan
@@ -42,10 +40,6 @@ def transfer(
     if ranks is not None:
         launch("pipeline.cli.transfer", ["-c", recipe, *(overrides or [])], ranks)
     run_transfer(load_recipe(recipe, overrides or ()))
-
-
-def transfer_folder(recipe: Recipe) -> Path:
-    return Path(recipe.out) / "transfer"
 
 
 def run_transfer(recipe: Recipe) -> None:
@@ -90,31 +84,6 @@ def results_source(recipe: Recipe, data: Data) -> str:
     )
     digest = recipe_digest(settled, ignore=IRRELEVANT)
     return digest_of([digest, base_digest(recipe.model.path), data.index.digests])
-
-
-def transfer_version(recipe: Recipe) -> AffinityVersion:
-    """The affinity version of the results below `<out>/transfer` under `recipe.affinity`, not yet saved.
-
-    Raises:
-        AffinityError: no results, not all of them, or those of other trainings.
-    """
-    folder, wanted = transfer_folder(recipe), recipe.transfer
-    log = read_log(folder)
-    if log is None:
-        raise AffinityError(
-            "there are no results of short trainings here", where={"folder": folder}, hint="run `gst transfer`"
-        )
-    if (log.header.trainings, log.header.steps) != (wanted.trainings, wanted.steps):
-        raise AffinityError(
-            "the short trainings were others than the recipe asks for",
-            where={"file": log.path},
-            got=f"trainings: {log.header.trainings}, steps: {log.header.steps}",
-            expected=f"trainings: {wanted.trainings}, steps: {wanted.steps}",
-            hint="run `gst transfer` with this recipe, or name those trainings in it",
-        )
-    results = log.results(wanted.seeds)
-    existing = find_version(Path(recipe.out) / "affinity", transfer_inputs(results, recipe.affinity))
-    return existing or version_of(results, recipe.affinity)
 
 
 class ShortTrainings:

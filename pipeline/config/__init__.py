@@ -1,6 +1,7 @@
 """Recipes: schema, loading, and the DeepSpeed JSON that follows from one."""
 
 from pipeline.config.load import (
+    affinity_source,
     dump_recipe,
     find_recipe,
     load_recipe,
@@ -9,11 +10,13 @@ from pipeline.config.load import (
     recipe_digest,
     run_folder,
     saved_model,
+    shipped_recipes,
 )
 from pipeline.config.schema import Recipe
 
 __all__ = [
     "Recipe",
+    "affinity_source",
     "dump_recipe",
     "find_recipe",
     "load_recipe",
@@ -22,4 +25,5 @@ __all__ = [
     "recipe_digest",
     "run_folder",
     "saved_model",
+    "shipped_recipes",
 ]

@@ -121,13 +121,8 @@ def render_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
         raise ConfigError(f"not valid JSON: {error}", where={"file": file}) from None
     check_deepspeed_json(tree, file)
     _check_zero_stage(recipe, tree, file)
-    if recipe.sketch.enabled and recipe.sketch.gradient == "adam" and recipe.train.optimizer.name != "adamw":
-        raise ConfigError(
-            "sketch.gradient=adam divides by the second moments of AdamW",
-            where={"key": "train.optimizer.name"},
-            got=recipe.train.optimizer.name,
-            expected="adamw",
-        )
+    if recipe.sketch.enabled and recipe.sketch.gradient == "adam":
+        require_adamw(recipe)
     return {
         **tree,
         "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
@@ -137,6 +132,17 @@ def render_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
         "bf16": {"enabled": recipe.model.dtype == "bf16"},
         "fp16": {"enabled": recipe.model.dtype == "fp16"},
     }
+
+
+def require_adamw(recipe: Recipe) -> None:
+    """ConfigError unless the optimizer has the second moments that `sketch.gradient: adam` divides by."""
+    if recipe.train.optimizer.name != "adamw":
+        raise ConfigError(
+            "sketch.gradient=adam divides by the second moments of AdamW",
+            where={"key": "train.optimizer.name"},
+            got=recipe.train.optimizer.name,
+            expected="adamw",
+        )
 
 
 def _check_zero_stage(recipe: Recipe, tree: dict[str, Any], file: Path) -> None:

@@ -16,6 +16,7 @@ from pipeline.config.schema import Recipe
 from pipeline.errors import ConfigError, NotBuiltYet, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+ARMS = RECIPES / "arms"
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -45,8 +46,8 @@ def load_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Recipe]
         ConfigError: as `load_recipe`, or stages without names of their own.
         NotBuiltYet: a stage that others start from trains adapters, which cannot be exported yet.
     """
-    file = find_recipe(path)
-    shared = _read_tree(file)
+    shared = _read_named(path)
+    file = Path(path)
     if "stages" not in shared:
         return [_parse_with(shared, overrides, file)]
     stages = shared.pop("stages")
@@ -55,7 +56,7 @@ def load_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Recipe]
         raise ConfigError("every stage needs a name of its own", where={"file": file, "key": "stages"}, got=names)
     recipes: list[Recipe] = []
     for number, stage in enumerate(stages):
-        tree = _merge(copy.deepcopy(shared), {key: value for key, value in stage.items() if key != "name"})
+        tree = merge(copy.deepcopy(shared), {key: value for key, value in stage.items() if key != "name"})
         recipe = _parse_with(tree, overrides, file)
         update: dict[str, Any] = {"arm": f"{recipe.arm}-{stage['name']}"}
         if recipes:
@@ -81,6 +82,11 @@ def run_folder(recipe: Recipe) -> Path:
     return Path(recipe.out) / "arms" / f"{recipe.arm}-s{recipe.train.seed}"
 
 
+def affinity_source(recipe: Recipe) -> Path:
+    """Where a run finds affinity versions."""
+    return Path(recipe.schedule.affinity or Path(recipe.out) / "affinity")
+
+
 def _parse_with(tree: dict[str, Any], overrides: Sequence[str], file: Path) -> Recipe:
     for override in overrides:
         _apply(tree, override)
@@ -92,7 +98,7 @@ def parse_recipe(tree: dict[str, Any], source: Path | str) -> Recipe:
     try:
         recipe = Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, source) from None
+        raise explain(error, source) from None
     regime = REGIME_ALIASES.get(recipe.schedule.regime, recipe.schedule.regime)
     if regime not in REGIMES:
         raise ConfigError(
@@ -105,18 +111,37 @@ def parse_recipe(tree: dict[str, Any], source: Path | str) -> Recipe:
     return recipe.model_copy(update={"schedule": recipe.schedule.model_copy(update={"regime": regime})})
 
 
-def find_recipe(path: str | Path) -> Path:
-    """The file a recipe name means: itself, or `<name>[.yaml]` among the shipped recipes."""
-    for candidate in (Path(path), RECIPES / path, RECIPES / f"{path}.yaml"):
-        if candidate.is_file():
-            return candidate
-    shipped = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+def find_recipe(path: str | Path) -> tuple[Path, ...]:
+    """The files a recipe name means, later ones on top of earlier ones.
+
+    A file; `<name>[.yaml]` among the shipped recipes; `BASE-ARM`, a shipped base with a shipped arm on top; or
+    `BASE:ARM`, the same with any file as base or arm.
+    """
+    name = str(path)
+    if found := _one_file(name, RECIPES):
+        return (found,)
+    cuts = [(name[:at], name[at + 1 :]) for at, letter in enumerate(name) if letter in "-:"]
+    for base, arm in cuts:
+        files = _one_file(base, RECIPES), _one_file(arm, ARMS)
+        if files[0] and files[1]:
+            return files[0], files[1]
+    shipped, arms = shipped_recipes()
     raise ConfigError(
         "no such recipe",
         where={"file": path},
-        expected=f"a YAML file or one of: {', '.join(shipped)}",
-        hint=_did_you_mean(str(path), shipped),
+        expected=f"a YAML file, one of {', '.join(shipped)}, or one of these with an arm: {', '.join(arms)}",
+        hint=_did_you_mean(name, [*shipped, *(f"{base}-{arm}" for base in shipped for arm in arms)]),
     )
+
+
+def shipped_recipes() -> tuple[list[str], list[str]]:
+    """Names of the shipped bases, and of the arms that go on top of any of them."""
+    return sorted(file.stem for file in RECIPES.glob("*.yaml")), sorted(file.stem for file in ARMS.glob("*.yaml"))
+
+
+def _one_file(name: str, folder: Path) -> Path | None:
+    places = (Path(name), folder / name, folder / f"{name}.yaml") if name else ()
+    return next((place for place in places if place.is_file()), None)
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -130,7 +155,16 @@ def recipe_digest(recipe: Recipe, *, ignore: Sequence[str] = ("out", "logging", 
     return hashlib.sha256(yaml.safe_dump(tree).encode()).hexdigest()
 
 
-def _read_tree(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _read_named(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The merged tree of a recipe's name."""
+    tree: dict[str, Any] = {}
+    for file in find_recipe(path):
+        tree = merge(tree, read_tree(file, seen))
+    return tree
+
+
+def read_tree(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML mapping with what it `extends` below it; ConfigError when it is neither, or extends itself."""
     if file in seen:
         raise ConfigError("recipes extend each other in a circle", where={"file": file}, got=[str(f) for f in seen])
     try:
@@ -143,15 +177,17 @@ def _read_tree(file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent is None:
         return tree
     beside = file.parent / str(parent)
-    base = _read_tree(beside if beside.is_file() else find_recipe(parent), (*seen, file))
-    return _merge(base, tree)
+    if beside.is_file():
+        return merge(read_tree(beside, (*seen, file)), tree)
+    return merge(_read_named(parent, (*seen, file)), tree)
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `base`: mappings key by key, all else replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 
 
@@ -172,12 +208,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"the override's value is not YAML: {error}", where={"key": dotted}, got=text) from None
 
 
-def _explain(error: ValidationError, source: Path | str) -> ConfigError:
-    first = error.errors()[0]
+def explain(error: ValidationError, source: Path | str, model: type[BaseModel] = Recipe) -> ConfigError:
+    """The first mistake of a file, with its key and, for an unknown one, the nearest known."""
+    errors = error.errors()
+    # A mistyped key is also a missing one; the typing mistake is what helps.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     path = [str(part) for part in first["loc"]]
     where: dict[str, object] = {"file": source, "key": ".".join(path)}
     if first["type"] == "extra_forbidden":
-        known = _fields_at(path[:-1])
+        known = _fields_at(path[:-1], model)
         return ConfigError(
             "unknown recipe key", where=where, expected=", ".join(known), hint=_did_you_mean(path[-1], known)
         )
@@ -186,9 +225,10 @@ def _explain(error: ValidationError, source: Path | str) -> ConfigError:
     return ConfigError(first["msg"].removeprefix("Value error, "), where=where, got=first.get("input"))
 
 
-def _fields_at(path: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _fields_at(path: list[str], model: type[BaseModel]) -> list[str]:
     for key in path:
+        if key not in model.model_fields:  # a name of the user's own, in a mapping of sections
+            continue
         field = model.model_fields[key].annotation
         kinds = [kind for kind in (field, *get_args(field)) if isinstance(kind, type)]  # a section, or one or None
         sections = [kind for kind in kinds if issubclass(kind, BaseModel)]

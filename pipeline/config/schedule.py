@@ -258,8 +258,12 @@ class ScheduleConfig(Section):
 
     regime: Annotated[str, BeforeValidator(plain_name)] = "mix_all"
     weights: WeightsConfig = WeightsConfig()
-    grouping: Literal["gradient", "transferability", "random", "domain", "explicit"] = "gradient"
-    affinity: str | None = Field(default=None, description="folder of affinity versions (`gst group` writes it)")
+    grouping: Literal["gradient", "transferability", "random", "domain", "explicit", "singletons", "everything"] = (
+        Field(default="gradient", description="singletons: each dataset a group of its own; everything: one group")
+    )
+    affinity: str | None = Field(
+        default=None, description="folder of affinity versions that `gst group` wrote; None: <out>/affinity"
+    )
     version: str = Field(default="latest", description="affinity version; pinned in the run's resolved recipe")
     explicit: tuple[tuple[str, ...], ...] | None = Field(default=None, description="groups in order")
     order: Annotated[Literal["progressive", "reverse", "random"] | None, BeforeValidator(_order_name)] = Field(

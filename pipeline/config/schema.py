@@ -44,12 +44,25 @@ class DataConfig(Section):
     max_duration_s: PositiveFloat = 30.0
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     draw: Literal["deficit", "categorical"] = "deficit"
+    train_per_dataset: PositiveInt | None = Field(
+        default=None, description="only so many training examples of each dataset, the same for every arm and seed"
+    )
+
+
+AnswerKind = Literal["closed", "tags", "transcript", "caption", "open"]
 
 
 class EvalConfig(Section):
     val_per_dataset: PositiveInt = Field(default=32, description="size of the fixed probe set of each dataset")
     test_per_dataset: PositiveInt | None = Field(default=None, description="None: the whole test split")
     micro_batch: PositiveInt = 8
+    generate_per_dataset: Annotated[int, Field(ge=0)] | None = Field(
+        default=0, description="test examples of each dataset that are answered freely; 0: none, None: all"
+    )
+    max_new_tokens: PositiveInt = Field(default=64, description="of a generated answer")
+    kinds: dict[str, AnswerKind] = Field(
+        default={}, description="task -> kind of its answers, where the one found from its name or answers is wrong"
+    )
 
 
 class SketchConfig(Section):
@@ -60,10 +73,12 @@ class SketchConfig(Section):
     counted): 1/W of the work, for ZeRO-3 and schedules that train on one dataset at a time. Within such a step all
     micro-batches count alike, as DeepSpeed averages them, whatever `weight` is.
 
-    `gradient: adam` divides each element by Adam's sqrt(second moment) + eps (no first moment: it is a trace of all
-    datasets before); it needs `mode: partition`. `sign` takes each element's sign: of a micro-batch's gradient in hook
-    mode, of the step's mean gradient in partition mode. The mean of signs is not the sign of the mean, so noisy
-    elements count as much as clear ones, and neither agrees with the other or with `raw`; they are never mixed.
+    `gradient: adam` divides each element by Adam's sqrt(second moment) + eps, and leaves out elements that have had no
+    gradient yet (no first moment: it is a trace of all datasets before). In training it needs `mode: partition`; a
+    probe gathers the second moments once, after its warm-up, and divides every micro-batch's gradient by them, whatever
+    `mode` is. `sign` takes each element's sign: of a micro-batch's gradient in hook mode, of the step's mean gradient
+    in partition mode. The mean of signs is not the sign of the mean, so noisy elements count as much as clear ones, and
+    neither agrees with the other or with `raw`; they are never mixed.
     """
 
     enabled: bool = True

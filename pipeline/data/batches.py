@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.data.index import ShardIndex
 from pipeline.data.order import permutation
 from pipeline.errors import AudioError, ShardError, TrainingError
-from pipeline.types import MIXED, Example, MicroBatch
+from pipeline.types import MIXED, Example, MicroBatch, Qa
 
 Encode = Callable[[list[Example]], dict[str, Any]]
 OnBad = Callable[[str, str, str], None]  # dataset, example id, reason
@@ -60,6 +60,7 @@ def make_micro_batch(examples: list[Example], encode: Encode, counted: bool = Tr
         audio_s=sum(len(example.audio) / example.sample_rate_hz for example in examples),
         counted=counted,
         datasets=datasets if is_mixed else None,
+        questions=tuple(Qa(each.id, each.task, each.question, each.answer, each.answers) for each in examples),
     )
 
 

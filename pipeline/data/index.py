@@ -6,6 +6,7 @@ the same samples.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -26,43 +27,16 @@ from pipeline.data.manifest import (
     manifest_digest,
     read_model,
 )
+from pipeline.data.order import permutation
+from pipeline.data.table import CLIP, ClipTable
 from pipeline.errors import AudioError, ShardError, nearest
 from pipeline.types import SPLITS, Clip, Example, Qa
 
 # Files stay open up to this number; clips of further shards cost an open and a close each. Well below the usual
 # limit of 1,024 per process, and far more than a few hundred gigabytes of shards need.
 _MAX_OPEN_SHARDS = 512
-
-_CLIP = np.dtype(
-    [
-        ("shard", np.int32),
-        ("audio_offset", np.int64),
-        ("audio_size", np.int64),
-        ("json_offset", np.int64),
-        ("json_size", np.int64),
-        ("duration_s", np.float32),
-        ("n_qa", np.int32),
-    ]
-)
-
-
-class _Table:
-    """The clips of one dataset and split; examples are its (clip, question) pairs in shard order."""
-
-    def __init__(self, clips: NDArray[np.void], clip_ids: list[str]) -> None:
-        self.clips = clips
-        self.clip_ids = clip_ids
-        self.first_example = np.concatenate([[0], np.cumsum(clips["n_qa"], dtype=np.int64)])
-
-    def __len__(self) -> int:
-        return int(self.first_example[-1])
-
-    def locate(self, i: int) -> tuple[int, int]:
-        """(clip, question) of example `i`."""
-        if not 0 <= i < len(self):
-            raise IndexError(f"example {i} of {len(self)}")
-        clip = int(np.searchsorted(self.first_example, i, side="right")) - 1
-        return clip, i - int(self.first_example[clip])
+# Which training examples a limited run has depends on nothing that differs between arms and seeds.
+_LIMIT_SEED = 20_260_519
 
 
 class ShardIndex:
@@ -73,6 +47,8 @@ class ShardIndex:
         datasets: names to use; None means all that are there.
         splits: splits to use. With `train` among them every dataset must have training examples.
         max_duration_s: audio beyond this is not decoded; `n_cropped` counts the examples it touches.
+        train_per_dataset: only so many training examples of each dataset, the first of a fixed permutation: the same
+            ones in every run. A dataset with fewer keeps them all; other splits are whole.
 
     Raises:
         ShardError: an unknown or unfinished dataset, a missing shard, one of another size than recorded, side files
@@ -86,6 +62,7 @@ class ShardIndex:
         splits: Sequence[str] = SPLITS,
         *,
         max_duration_s: float | None = None,
+        train_per_dataset: int | None = None,
     ) -> None:
         self.shards = Path(shards)
         self.max_duration_s = max_duration_s
@@ -102,14 +79,20 @@ class ShardIndex:
         self._lock = threading.Lock()
         self._tasks: dict[tuple[str, str], list[str | None]] = {}
         self._tables = {(name, split): self._read_table(name, split) for name in names for split in self.splits}
+        self._limits: dict[str, int] = {}
         if "train" in self.splits:
             for name in names:
                 self._require_training(name)
+                if train_per_dataset is not None:
+                    self._limit_training(name, train_per_dataset)
 
     @property
     def digests(self) -> dict[str, str]:
-        """Dataset -> digest of its content."""
-        return {name: manifest.digest for name, manifest in self.manifests.items()}
+        """Dataset -> digest of its content; another one where only a part of the training examples is used."""
+        return {
+            name: _limited_digest(manifest.digest, self._limits[name]) if name in self._limits else manifest.digest
+            for name, manifest in self.manifests.items()
+        }
 
     def n_examples(self, dataset: str, split: str) -> int:
         return len(self._table(dataset, split))
@@ -118,8 +101,8 @@ class ShardIndex:
         """Examples whose audio is longer than `max_duration_s`."""
         if self.max_duration_s is None:
             return 0
-        clips = self._table(dataset, split).clips
-        return int(clips["n_qa"][clips["duration_s"] > self.max_duration_s].sum())
+        table = self._table(dataset, split)
+        return int((table.clips["duration_s"] > self.max_duration_s)[table.clip_of].sum())
 
     def example_id(self, dataset: str, split: str, i: int) -> str:
         """`<clip id>#<question number>`: unique inside the dataset and split; costs no read."""
@@ -154,6 +137,7 @@ class ShardIndex:
             question=qa.question,
             answer=qa.answer,
             answers=qa.answers,
+            task=qa.task,
         )
 
     def read_qa(self, dataset: str, split: str, i: int) -> Qa:
@@ -174,11 +158,12 @@ class ShardIndex:
             found: list[str | None] = []
             same: dict[str, str] = {}  # one string object for all examples of a task
             for position, n_qa in enumerate(table.clips["n_qa"].tolist()):
+                asked = table.question_of[slice(*np.searchsorted(table.clip_of, (position, position + 1)))].tolist()
                 try:
                     clip = self._clip_at(table, position, n_qa)
-                    found += [same.setdefault(qa.task, qa.task) for qa in clip.qa[:n_qa]]
+                    found += [same.setdefault(clip.qa[k].task, clip.qa[k].task) for k in asked]
                 except AudioError:
-                    found += [None] * n_qa
+                    found += [None] * len(asked)
             self._tasks[dataset, split] = found
         return self._tasks[dataset, split]
 
@@ -187,8 +172,7 @@ class ShardIndex:
 
     def clip_numbers(self, dataset: str, split: str) -> NDArray[np.int64]:
         """The clip of every example, counted from 0 in shard order."""
-        n_qa = self._table(dataset, split).clips["n_qa"]
-        return np.repeat(np.arange(len(n_qa)), n_qa)
+        return self._table(dataset, split).clip_of.astype(np.int64)
 
     def close(self) -> None:
         """Close the shard files; a later `read` opens them again."""
@@ -203,7 +187,7 @@ class ShardIndex:
         position, question = table.locate(i)
         return self._clip_at(table, position, question + 1), question, table.clips[position]
 
-    def _clip_at(self, table: _Table, position: int, n_qa: int) -> Clip:
+    def _clip_at(self, table: ClipTable, position: int, n_qa: int) -> Clip:
         """Clip number `position`, which must have `n_qa` questions or more."""
         row = table.clips[position]
         clip_id, shard = table.clip_ids[position], int(row["shard"])
@@ -219,7 +203,7 @@ class ShardIndex:
             )
         return clip
 
-    def _table(self, dataset: str, split: str) -> _Table:
+    def _table(self, dataset: str, split: str) -> ClipTable:
         if dataset not in self.manifests:
             raise self._unknown(dataset, self.manifests)
         if split not in self.splits:
@@ -244,7 +228,14 @@ class ShardIndex:
                 hint="leave it out of the training datasets, or prepare it with a train split",
             )
 
-    def _read_table(self, dataset: str, split: str) -> _Table:
+    def _limit_training(self, dataset: str, n: int) -> None:
+        size = self.n_examples(dataset, "train")
+        if n < size:
+            first = permutation(_LIMIT_SEED, f"limit/train/{dataset}", 0, size)[:n]
+            self._tables[dataset, "train"].keep(np.sort(first).astype(np.int64))
+            self._limits[dataset] = n
+
+    def _read_table(self, dataset: str, split: str) -> ClipTable:
         manifest = self.manifests[dataset]
         if manifest.digest != manifest_digest(manifest.splits):
             raise ShardError(
@@ -267,7 +258,7 @@ class ShardIndex:
                 for s in side.samples
             ]
             clip_ids += [s.clip_id for s in side.samples]
-        return _Table(np.array(rows, dtype=_CLIP), clip_ids)
+        return ClipTable(np.array(rows, dtype=CLIP), clip_ids)
 
     def _fetch(self, shard: int, offset: int, size: int) -> bytes:
         """`size` bytes of a shard; all of them or ShardError."""
@@ -304,6 +295,10 @@ class ShardIndex:
                     return handle, False
                 self._handles[shard] = handle
             return self._handles[shard], True
+
+
+def _limited_digest(digest: str, n: int) -> str:
+    return hashlib.sha256(f"{digest} first {n}".encode()).hexdigest()
 
 
 def _check_size(tar: Path, entry: ShardEntry) -> None:

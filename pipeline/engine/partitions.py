@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.distributed as torch_dist
 
+from pipeline.engine.second_moments import adam_denominator, adam_steps
 from pipeline.errors import SketchError
 from pipeline.models.load import trainable_parameters
 from pipeline.types import GradientPartition
@@ -19,8 +20,8 @@ def gradient_partitions(engine: Any, *, adam: bool = False) -> Iterator[Gradient
     step used has the gradient that DeepSpeed will apply to it: that of the step before.
 
     Args:
-        adam: also give Adam's denominators sqrt(v / (1 - beta2^t)) + eps, with v as the last step left it (so v is of
-            clipped gradients). None is returned instead of slices before the first step, when there is no v.
+        adam: also give Adam's denominators (`adam_denominator`) with second moments as the last step left them. None is
+            returned instead of slices before the first step, when there are none.
 
     Raises:
         SketchError: not ZeRO-3, which alone partitions both in this way.
@@ -31,10 +32,9 @@ def gradient_partitions(engine: Any, *, adam: bool = False) -> Iterator[Gradient
             got=f"ZeRO stage {engine.zero_optimization_stage()}",
             hint="use zero_optimization.stage 3, or sketch.mode=hook",
         )
-    steps = engine.global_steps - engine.skipped_steps
-    if adam and steps < 1:
+    if adam and adam_steps(engine) < 1:
         return None
-    return _slices(engine, steps if adam else None)
+    return _slices(engine, adam)
 
 
 def loss_scale(engine: Any) -> float:
@@ -42,17 +42,15 @@ def loss_scale(engine: Any) -> float:
     return float(getattr(engine.optimizer, "cur_scale", None) or 1.0)
 
 
-def _slices(engine: Any, adam_steps: int | None) -> Iterator[GradientPartition]:
+def _slices(engine: Any, adam: bool) -> Iterator[GradientPartition]:
     from deepspeed.utils import safe_get_local_grad, safe_get_local_optimizer_state
 
     scale = loss_scale(engine)
-    group = engine.optimizer.param_groups[0]  # betas and eps are one recipe key each, equal in all groups
     parameter: Any  # ZeRO-3 adds attributes that torch's type does not have
     for name, parameter in trainable_parameters(engine.module).items():
         denominator = None
-        if adam_steps is not None:
-            second = safe_get_local_optimizer_state(parameter, "exp_avg_sq").float()
-            denominator = (second / (1 - group["betas"][1] ** adam_steps)).sqrt() + group["eps"]
+        if adam:
+            denominator = adam_denominator(engine, safe_get_local_optimizer_state(parameter, "exp_avg_sq"))
         yield GradientPartition(
             name=name,
             gradient=safe_get_local_grad(parameter) / scale,

@@ -14,7 +14,7 @@ from pipeline.engine.averaging import Flats, JudgedWeights, build_average
 from pipeline.engine.gradients import AutoClip, GradientEarlyStopping
 from pipeline.engine.shards import Shards
 from pipeline.errors import ConfigError, did_you_mean
-from pipeline.types import DatasetScore, MicroBatch
+from pipeline.types import MicroBatch
 
 
 class _Watcher(Protocol):
@@ -134,12 +134,3 @@ class BestSoFar:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
         self.value = math.nan if state["value"] is None else state["value"]
-
-
-def validation_metrics(scores: dict[str, DatasetScore]) -> dict[str, float]:
-    """val/<dataset>/<score>, and val/macro/<score>: the mean over the datasets that have examples."""
-    metrics = {f"val/{name}/{score}": getattr(each, score) for name, each in scores.items() for score in SCORES}
-    counted = [each for each in scores.values() if each.examples]
-    for score in SCORES if counted else ():
-        metrics[f"val/macro/{score}"] = sum(getattr(each, score) for each in counted) / len(counted)
-    return metrics

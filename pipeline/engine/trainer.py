@@ -16,10 +16,10 @@ from pipeline.engine.checkpoint import CheckpointStore
 from pipeline.engine.partitions import loss_scale
 from pipeline.engine.restart import FreshStarts
 from pipeline.engine.setup import device_of, set_learning_rate
-from pipeline.engine.strategies import BestSoFar, Strategies, validation_metrics
+from pipeline.engine.strategies import BestSoFar, Strategies
 from pipeline.errors import TrainingError
 from pipeline.models.loss import answer_loss, sums_by_dataset
-from pipeline.runlog import EventLog, MlflowLog, RunConsole, flat_numbers
+from pipeline.runlog import EventLog, MlflowLog, RunConsole, metrics_of
 from pipeline.types import Clock, Controller, DatasetScore, Decision, EvalPoint, MicroBatch, Spent, Stateful
 
 
@@ -108,7 +108,6 @@ class Trainer:
         self.best = BestSoFar(recipe.train.keep_best, datasets) if recipe.train.keep_best else None
         self.clock = Clock()
         self.spent: dict[str, Spent] = {}
-        self.resumed_mlflow_run_id: str | None = None
         self._tick = time.monotonic()
 
     def run(self) -> Clock:
@@ -139,7 +138,6 @@ class Trainer:
             "clock": asdict(self.clock),
             "loader": self.loader.state_dict(),
             "controller": self.controller.state_dict(),
-            "mlflow_run_id": self.mlflow.run_id if self.mlflow else None,
             "best": self.best.state_dict() if self.best else None,
             "spent": {name: asdict(spent) for name, spent in self.spent.items()},
             "fresh_starts": self.fresh_starts.state_dict() if self.fresh_starts else None,
@@ -161,7 +159,6 @@ class Trainer:
             return False
         shared, per_rank = self.checkpoints.load(self.engine, folder)
         self.clock = Clock(**shared["clock"])
-        self.resumed_mlflow_run_id = shared["mlflow_run_id"]
         self.loader.load_state_dict(shared["loader"])
         self.controller.load_state_dict(shared["controller"])
         self.spent = {name: Spent(**spent) for name, spent in shared["spent"].items()}
@@ -251,26 +248,23 @@ class Trainer:
             scores = self.evaluate()
         self._advance_wall()
         clock = self.clock
-        self.events.write(
+        event = self._log(
             "eval",
             split="val",
             **asdict(clock),
             stage=self.controller.stage,
             datasets={name: score.to_json() for name, score in scores.items()},
         )
-        metrics = validation_metrics(scores)
-        self._metrics(metrics)
         point = EvalPoint(clock.step, clock.samples, clock.tokens, scores, dict(self.spent))
         self._follow("decision", lambda: self.controller.observe(point))
-        return self.best is not None and self.best.improves(clock.step, metrics)
+        return self.best is not None and self.best.improves(clock.step, metrics_of(event))
 
     def _close_window(self) -> None:
         """At the end of a window of gradients: log what they say, and let the schedule act on it."""
         window = self.recorder.end_of_step(self.clock.step) if self.recorder else None
         if not window:
             return
-        self.events.write("sketch", step=self.clock.step, **window)
-        self._metrics(flat_numbers("sketch", window))
+        self._log("sketch", step=self.clock.step, **window)
         if "note" in window:
             self.console.say(f"step {self.clock.step}: {window['note']}")
         if self.closed_window is not None:
@@ -292,7 +286,9 @@ class Trainer:
         moved = {"weights": decision.weights} if decision.weights != before else {}
         self.events.write(event, step=self.clock.step, advanced=decision.advanced, reason=decision.reason, **moved)
         if decision.reset and self.fresh_starts:
+            self._advance_wall()
             self.fresh_starts.begin(self.engine, self.strategies, leaving)
+            self._tick = time.monotonic()  # testing the model that goes is not training
         if moved:
             self.loader.set_weights(decision.weights)
         if decision.advanced:
@@ -311,7 +307,7 @@ class Trainer:
         self.strategies.keep_judged(values)
 
     def _log_stage(self, stage: int, pool: list[str], reason: dict[str, Any]) -> None:
-        self.events.write(
+        self._log(
             "stage",
             step=self.clock.step,
             samples=self.clock.samples,
@@ -320,7 +316,6 @@ class Trainer:
             weights=self.controller.weights,
             reason=reason,
         )
-        self._metrics({"stage": float(stage)})
         self.console.say(f"step {self.clock.step}: stage {stage} ({reason['rule']}), pool: {', '.join(sorted(pool))}")
 
     def _log_step(self, sums: torch.Tensor, lr: float, watched: dict[str, float]) -> None:
@@ -333,7 +328,7 @@ class Trainer:
             for name, row in zip(self.datasets, sums, strict=True)
             if row[2]
         }
-        self.events.write(
+        self._log(
             "step",
             **asdict(clock),
             loss=loss,
@@ -343,14 +338,14 @@ class Trainer:
             datasets=datasets,
             **watched,
         )
-        if clock.step % 10 == 0:
-            self._metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm})
-            self._metrics({f"train/{name}": value for name, value in watched.items()})
         self.console.step(clock.step, loss=loss, stage=self.controller.stage, samples=clock.samples)
 
-    def _metrics(self, values: dict[str, float]) -> None:
+    def _log(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Write an event; what of it is a metric goes to MLflow as well."""
+        written = self.events.write(event, **fields)
         if self.mlflow:
-            self.mlflow.metrics(values, self.clock.step)
+            self.mlflow.event(written)
+        return written
 
     def _due(self, every: int) -> bool:
         return self.clock.step % every == 0 or self.clock.step == self.recipe.train.max_steps

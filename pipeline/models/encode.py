@@ -1,4 +1,4 @@
-"""Examples to model inputs: prompt and audio through the model's own processor, answer appended, labels masked."""
+"""Examples to model inputs, for teacher forcing or to be answered: all through the model's own processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ IGNORE = -100
 
 
 class AnswerEncoder:
-    """Encodes examples for teacher forcing with any `transformers` audio-text processor.
+    """Encodes examples for any `transformers` audio-text model with its processor.
 
     The prompt (chat template with audio and question) and the answer are tokenised apart, so that the answer's tokens
     never depend on the prompt's last token; labels cover the answer and the end-of-turn token only.
@@ -27,11 +27,42 @@ class AnswerEncoder:
         self._template = self._render_template("{question}")
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Tensors of one micro-batch: `input_ids attention_mask labels [B, T]` and the processor's audio tensors.
+        """For teacher forcing: `input_ids attention_mask labels [B, T]`, padded on the right, and the audio's tensors.
 
         Raises:
             ModelError: audio of another sample rate than the model's.
         """
+        prompts, audio = self._encode(examples)
+        answers = [self._answer_ids(example.answer) for example in examples]
+        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        labels = [[IGNORE] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        return {**self._padded(rows), "labels": _pad(labels, IGNORE), **audio}
+
+    def prompts(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """To be answered: `input_ids attention_mask [B, T]`, padded on the left, and the audio's tensors.
+
+        Raises:
+            ModelError: as when called.
+        """
+        prompts, audio = self._encode(examples)
+        return {**self._padded(prompts, left=True), **audio}
+
+    def texts(self, answers: torch.Tensor) -> list[str]:
+        """Answers [B, T] in tokens as text, without special tokens."""
+        texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
+
+    @property
+    def pad_token_id(self) -> int:
+        return int(self._tokenizer.pad_token_id)
+
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends an answer."""
+        return int(self._tokenizer.eos_token_id)
+
+    def _encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+        """Each example's prompt in tokens, without padding, and the processor's audio tensors."""
         for example in examples:
             if example.sample_rate_hz != self._sample_rate_hz:
                 raise ModelError(
@@ -52,28 +83,27 @@ class AnswerEncoder:
             ids[mask.bool()].tolist()
             for ids, mask in zip(encoded.pop("input_ids"), encoded.pop("attention_mask"), strict=True)
         ]
-        answers = [self._answer_ids(example.answer) for example in examples]
-        audio = {name: tensor for name, tensor in encoded.items() if isinstance(tensor, torch.Tensor)}
-        return {**self._pad(prompts, answers), **audio}
+        return prompts, {name: tensor for name, tensor in encoded.items() if isinstance(tensor, torch.Tensor)}
 
     def _answer_ids(self, answer: str) -> list[int]:
         ids = self._tokenizer(answer, add_special_tokens=False)["input_ids"]
-        return [*ids, self._tokenizer.eos_token_id]
+        return [*ids, self.eos_token_id]
 
-    def _pad(self, prompts: list[list[int]], answers: list[list[int]]) -> dict[str, torch.Tensor]:
-        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True))
-        shape = (len(prompts), length)
-        input_ids = torch.full(shape, self._tokenizer.pad_token_id)
-        attention_mask = torch.zeros(shape, dtype=torch.long)
-        labels = torch.full(shape, IGNORE)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            end = len(prompt) + len(answer)
-            input_ids[row, :end] = torch.tensor(prompt + answer)
-            attention_mask[row, :end] = 1
-            labels[row, len(prompt) : end] = torch.tensor(answer)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+    def _padded(self, rows: list[list[int]], left: bool = False) -> dict[str, torch.Tensor]:
+        return {
+            "input_ids": _pad(rows, self.pad_token_id, left),
+            "attention_mask": _pad([[1] * len(row) for row in rows], 0, left),
+        }
 
     def _render_template(self, question: str) -> str:
         content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": question}]
         conversation = [{"role": "user", "content": content}]
         return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+
+
+def _pad(rows: list[list[int]], value: int, left: bool = False) -> torch.Tensor:
+    """[B, T] of rows of tokens, filled up with `value` to the longest one's length, on the right or on the left."""
+    side = "left" if left else "right"
+    return torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row) for row in rows], batch_first=True, padding_value=value, padding_side=side
+    )

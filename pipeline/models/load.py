@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -89,6 +89,11 @@ def _set_trainable(model: torch.nn.Module, learns: Any) -> None:
 
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def without_wrapper(model: torch.nn.Module) -> Any:
+    """The `transformers` model itself; adapters stay in its layers and go on working."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def base_digest(path: str) -> str:

@@ -19,7 +19,8 @@ from pipeline.report.cost_tables import (
     own_stop_table,
 )
 from pipeline.report.curves import loss_curves, mean_loss, mixture_shares
-from pipeline.report.figures import AffinityView, FigureFile, heatmap, target_bars
+from pipeline.report.examples import read_all
+from pipeline.report.figures import AffinityView, FigureFile, affinity_figure, target_bars
 from pipeline.report.page import Section, render_markdown, render_page
 from pipeline.report.provenance import caveats, data_table, problems_table, runs_table
 from pipeline.report.render import to_csv, to_latex, to_text
@@ -52,6 +53,7 @@ def build_report(
     arms: Iterable[str] = (),
     machine: str | None = None,
     commands: Sequence[str] = (),
+    any_code: bool = False,
 ) -> Report:
     """Write report.md, report.html, tables/*.csv and *.tex, figures/*.png, *.pdf and *.csv below `out_dir`.
 
@@ -59,14 +61,16 @@ def build_report(
         affinity: what to draw of the affinity version that the arms were planned from.
         arms: arms that ought to be there; they are shown as missing when they are not.
         machine, commands: what the runs ran on and how to repeat them, for the provenance.
+        any_code: take runs whatever code they were made with.
 
     Raises:
         ConfigError: no finished run, no cost of a probe that an arm used, or a negative eps.
         AffinityError: the affinity does not fit itself.
     """
-    experiment = read_experiment(experiment_dir, baseline=baseline, arms=arms)
+    experiment = read_experiment(experiment_dir, baseline=baseline, arms=arms, any_code=any_code)
     judgement = judge(experiment, baseline=baseline, eps=eps)
-    comparisons = compare_arms(experiment, judgement)
+    examples = read_all(experiment)
+    comparisons = compare_arms(experiment, judgement, examples)
     summary = summary_sentences(experiment, judgement, comparisons)
     result_tables = {
         table.name: table
@@ -83,7 +87,7 @@ def build_report(
             conflict_table(experiment),
             noise_table(experiment),
             published_table(),
-            problems_table(experiment, judgement),
+            problems_table(experiment, judgement, examples),
             runs_table(experiment),
             data_table(experiment),
         )
@@ -105,16 +109,7 @@ def _draw(
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, FigureFile] = {}
     if affinity is not None:
-        stem = folder / "affinity"
-        low, high = affinity.interval_low, affinity.interval_high
-        heatmap(affinity.names, affinity.similarity, low, high, affinity.groups, stem)
-        figures["affinity"] = FigureFile(
-            stem,
-            f"Affinity between datasets {affinity.version}".strip(),
-            "Matrix of gradient similarity between datasets with the groups boxed, and the width of its intervals.",
-            "Boxes: groups in the order in which they enter. Inside a group neighbours are alike. A pair whose "
-            "interval is as wide as the differences around it says nothing.",
-        )
+        figures["affinity"] = affinity_figure(affinity, folder / "affinity")
     if any(run.evaluations for run in experiment.runs):
         figures["mean_loss"] = mean_loss(experiment, judgement, folder / "mean_loss")
         figures["loss_by_dataset"] = loss_curves(experiment, judgement, folder / "loss_by_dataset")

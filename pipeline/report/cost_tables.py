@@ -34,7 +34,7 @@ def cost_table(experiment: Experiment, judgement: Judgement) -> Table:
             "(worst seed).",
             "Costs are means over the seeds that reached the target; where some did not, the mean flatters the arm. "
             f"Speed-up = 1 - cost / cost of {judgement.baseline}, same seed. An arm that uses affinity pays for the "
-            "probe too; `probe` is that part, in samples.",
+            "probe too; the column of the probe is that part, in samples.",
         ),
     )
 
@@ -82,8 +82,8 @@ def _cost_rows(experiment: Experiment, judgement: Judgement, reading: Reading) -
                 _datasets_reached(list(by_seed.values())),
                 *(cost_cell(costs, measure) for measure in MEASURES),
                 _probe_cell(list(by_seed.values())),
-                _speed_up_cell(judgement, arm, "samples", reading),
-                _speed_up_cell(judgement, arm, "wall_s", reading),
+                speed_up_cell(judgement, arm, "samples", reading),
+                speed_up_cell(judgement, arm, "wall_s", reading),
             )
         )
     return tuple(rows)
@@ -211,11 +211,16 @@ def cost_cell(costs: Mapping[str, Cost | None], measure: Measure) -> Cell:
         return Cell("unknown: probe", runs=tuple(there), mark="missing")
     if measure != "wall_s":
         return seed_cell(known, digits=0, expected=len(costs))
-    summary = summarize(list(known.values()))
+    return duration_cell(known, len(costs))
+
+
+def duration_cell(seconds: Mapping[str, float], expected: int) -> Cell:
+    """Mean and spread of a time over runs; says n when there are fewer than expected."""
+    summary = summarize(list(seconds.values()))
     shown = duration(summary.mean)
     shown += f" ± {duration(summary.spread)}" if summary.spread is not None else ""
-    shown += f" (n={summary.n})" if summary.n != len(costs) else ""
-    return Cell(shown, summary.mean, summary.spread, summary.n, tuple(known))
+    shown += f" (n={summary.n})" if summary.n != expected else ""
+    return Cell(shown, summary.mean, summary.spread, summary.n, tuple(seconds))
 
 
 def _final_cell(
@@ -242,7 +247,8 @@ def _probe_cell(costs: Sequence[RunCosts]) -> Cell:
     return text("none") if probe is None else count(probe.samples)
 
 
-def _speed_up_cell(judgement: Judgement, arm: str, measure: Measure, reading: Reading) -> Cell:
+def speed_up_cell(judgement: Judgement, arm: str, measure: Measure, reading: Reading) -> Cell:
+    """Mean speed-up of an arm over the baseline, in percent; says which of the two did not get there."""
     values = speed_ups(judgement, arm, measure, reading)
     if arm == judgement.baseline:
         return text("baseline")

@@ -36,6 +36,8 @@ from pipeline.report.runs import Experiment
 Matrix = npt.NDArray[np.float64]
 # More cells than this a side cannot hold a printed number.
 MAX_PRINTED = 18
+# More arms than this have one colour beside the baseline's.
+MAX_COLORED = 7
 
 
 @dataclass(frozen=True)
@@ -128,18 +130,34 @@ def heatmap(
     save_figure(draw, path, ("dataset", "other", "similarity", "interval_low", "interval_high"), rows)
 
 
+def affinity_figure(view: AffinityView, path: Path) -> FigureFile:
+    """The heatmap of an affinity version."""
+    heatmap(view.names, view.similarity, view.interval_low, view.interval_high, view.groups, path)
+    return FigureFile(
+        path,
+        f"Affinity between datasets {view.version}".strip(),
+        "Matrix of gradient similarity between datasets with the groups boxed, and the width of its intervals.",
+        "Boxes: groups in the order in which they enter. Inside a group neighbours are alike. A pair whose "
+        "interval is as wide as the differences around it says nothing.",
+    )
+
+
 def target_bars(experiment: Experiment, judgement: Judgement, path: Path) -> FigureFile:
     """Cost to target by arm, in samples and in training time; hollow bars did not get there."""
     arms = [arm for arm in experiment.trained_arms if judgement.of_arm(arm)]
     styles = arm_styles(experiment.trained_arms, judgement.baseline)
+    crowded = len(arms) > MAX_COLORED
     panels: tuple[tuple[Measure, str], ...] = (("samples", "samples to target"), ("wall_s", "training time to target"))
 
     def draw() -> Figure:
-        figure = Figure(figsize=(11, 1.5 + 0.62 * max(len(arms), 1)), dpi=130, layout="constrained")
+        height = 1.5 + (0.36 if crowded else 0.62) * max(len(arms), 1)
+        figure = Figure(figsize=(11, height), dpi=130, layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for axis, (measure, label) in zip(axes, panels, strict=True):
             for row, arm in enumerate(arms):
-                _draw_bar(axis, row, list(judgement.of_arm(arm).values()), measure, styles[arm]["color"])
+                # So many colours would repeat, and a repeated one would say that two arms belong together.
+                color = styles[arm if arm == judgement.baseline or not crowded else arms[-1]]["color"]
+                _draw_bar(axis, row, list(judgement.of_arm(arm).values()), measure, color)
             axis.set_xlim(0, axis.get_xlim()[1] * 1.02)
             axis.grid(axis="y", visible=False)
             label_axis(axis, measure, label)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pipeline.report.cost import Judgement
+from pipeline.report.examples import RunExamples
 from pipeline.report.runs import Experiment, Run
 from pipeline.report.stats import MIN_PAIRS
 from pipeline.report.table import Cell, Table, count, duration, text
@@ -21,6 +22,7 @@ def runs_table(experiment: Experiment) -> Table:
                 text(run.id),
                 text(info.get("mlflow_run_id") or "-"),
                 text(info.get("git_sha", "unknown")),
+                text(run.code_digest[:12]),
                 text(str(info.get("config_digest", "unknown"))[:12]),
                 text(info.get("model", "unknown")),
                 _whole(info.get("world_size")),
@@ -36,6 +38,7 @@ def runs_table(experiment: Experiment) -> Table:
         "run",
         "MLflow run",
         "code",
+        "code digest",
         "recipe digest",
         "model",
         "ranks",
@@ -46,7 +49,7 @@ def runs_table(experiment: Experiment) -> Table:
         "parameters",
         "torn log lines",
     )
-    return Table("runs", "Runs", columns, tuple(rows), text_columns=frozenset({0, 1, 2, 3, 4}))
+    return Table("runs", "Runs", columns, tuple(rows), text_columns=frozenset({0, 1, 2, 3, 4, 5}))
 
 
 def data_table(experiment: Experiment) -> Table:
@@ -69,12 +72,17 @@ def data_table(experiment: Experiment) -> Table:
     return Table("data", "Data", columns, tuple(rows), text_columns=frozenset({0, 1}))
 
 
-def problems_table(experiment: Experiment, judgement: Judgement) -> Table:
-    """Runs that are missing or not used, each with its reason."""
+def problems_table(
+    experiment: Experiment, judgement: Judgement, examples: Mapping[str, RunExamples] | None = None
+) -> Table:
+    """Runs that are missing or not used, or whose single `examples` are not, each with its reason."""
     rows = [(text(item.run), text("missing"), text(item.reason)) for item in experiment.missing]
     rows += [(text(item.run), text("excluded"), text(item.reason)) for item in experiment.excluded]
     for run in judgement.unjudged:
         rows.append((text(run), text("no cost"), text(f"no evaluations, or no {judgement.baseline} run with its seed")))
+    for held in (examples or {}).values():
+        if held.problem:
+            rows.append((text(held.run), text("no examples"), text(held.problem)))
     return Table(
         "problems",
         "Missing and excluded runs",
@@ -107,6 +115,14 @@ def caveats(experiment: Experiment, judgement: Judgement) -> list[str]:
         values = sorted({value(run) for run in experiment.runs})
         if len(values) > 1:
             found.append(f"The runs differ in {label}: {', '.join(values)}.")
+    if len({run.code_digest for run in experiment.runs}) > 1:
+        found.append(
+            "Runs made by different code are compared, because that was asked for: a difference between arms may be "
+            "one between versions of the code. The runs table has each run's code digest."
+        )
+    partial = sorted({run.arm for run in experiment.runs if run.result.scores.keys() != set(experiment.datasets)})
+    if partial:
+        found.append(f"Not every dataset is in every run of: {', '.join(partial)}. Averages leave these runs out.")
     if any(run.info.get("git_sha", "").endswith("-dirty") for run in experiment.runs):
         found.append("Some runs were made from uncommitted code (`-dirty`), which cannot be looked up again.")
     bad = sorted(

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+from collections.abc import Collection
 from typing import Literal
 
 from rich import box
@@ -14,6 +15,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from pipeline.report.table import Cell, Table
+from pipeline.report.trace import run_anchor, traces
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -55,9 +57,11 @@ def to_text(table: Table, width: int = 120) -> str:
 
 
 def _least_width(table: Table, number: int) -> int:
-    """What a column needs so that no word and no number in it is cut; a mark may follow."""
-    texts = [*(row[number].text for row in table.rows), table.columns[number]]
-    return max((len(word) + 1 for text in texts for word in text.split()), default=1)
+    """What a column needs so that no word is cut and no number broken; a mark may follow."""
+    cells = [row[number] for row in table.rows]
+    whole = [cell.text for cell in cells if cell.value is not None and number not in table.text_columns]
+    words = [word for text in (*(cell.text for cell in cells), table.columns[number]) for word in text.split()]
+    return max((len(part) + 1 for part in (*whole, *words)), default=1)
 
 
 def to_markdown(table: Table) -> str:
@@ -73,6 +77,9 @@ def to_markdown(table: Table) -> str:
         lines.append(line([f"**{s}**" if cell.mark == "best" else s for s, cell in zip(shown, row, strict=True)]))
     for note in table.notes:
         lines += ["", escape_markdown(note)]
+    behind = "; ".join(f"{trace.label}: {' '.join(trace.runs)}" for trace in traces(table))
+    if behind:
+        lines += ["", escape_markdown(f"Runs behind the cells: {behind}.")]
     return "\n".join(lines) + "\n"
 
 
@@ -98,8 +105,12 @@ def to_csv(table: Table) -> str:
     return stream.getvalue()
 
 
-def to_html(table: Table) -> str:
-    """A `figure` with a table that scrolls sideways on its own and can be reached by keyboard."""
+def to_html(table: Table, anchors: Collection[str] = ()) -> str:
+    """A `figure` with a table that scrolls sideways on its own and can be reached by keyboard.
+
+    Args:
+        anchors: ids that the page has; a run with one of them is a link in the list of runs behind the cells.
+    """
     identity = html.escape(table.name)
     head = "".join(f'<th scope="col"{_kind(table, n)}>{html.escape(c)}</th>' for n, c in enumerate(table.columns))
     body = "".join(_html_row(table, number) for number in range(len(table.rows)))
@@ -108,14 +119,33 @@ def to_html(table: Table) -> str:
         f'<figure class="table" id="{identity}">\n<figcaption id="{identity}-title">{html.escape(table.title)}'
         f'</figcaption>\n<div class="scroll" role="region" tabindex="0" aria-labelledby="{identity}-title">\n'
         f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>\n</div>\n"
-        f'<div class="notes">{notes}</div>\n</figure>\n'
+        f'<div class="notes">{notes}</div>\n{_html_runs(table, anchors)}</figure>\n'
     )
 
 
+def _html_runs(table: Table, anchors: Collection[str]) -> str:
+    """The runs behind the cells, folded: it opens by keyboard, mouse and touch alike."""
+
+    def run(name: str) -> str:
+        shown = f"<code>{html.escape(name)}</code>"
+        anchor = run_anchor(name)
+        return f'<a href="#{html.escape(anchor)}">{shown}</a>' if anchor in anchors else shown
+
+    rows = "".join(
+        f"<dt>{html.escape(trace.label)}</dt><dd>{' '.join(run(name) for name in trace.runs)}</dd>\n"
+        for trace in traces(table)
+    )
+    if not rows:
+        return ""
+    label = html.escape(f"Runs behind the cells of: {table.title}")
+    summary = f'<summary aria-label="{label}">Runs behind the cells</summary>'
+    return f'<details class="runs">{summary}\n<dl>{rows}</dl></details>\n'
+
+
 def to_latex(table: Table) -> str:
-    """A `tabular` for booktabs."""
+    """A `tabular` for booktabs; notes and the runs behind the cells follow as comments."""
     columns = "".join("l" if number in table.text_columns else "r" for number in range(len(table.columns)))
-    lines = [f"% {table.title}".replace("\n", " "), rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines = [f"% {_one_line(table.title)}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     lines += [" & ".join(escape_latex(column) for column in table.columns) + r" \\", r"\midrule"]
     for number, row in enumerate(table.rows):
         if number in table.rule_before:
@@ -124,6 +154,8 @@ def to_latex(table: Table) -> str:
         bold = [rf"\textbf{{{s}}}" if cell.mark == "best" else s for s, cell in zip(shown, row, strict=True)]
         lines.append(" & ".join(bold) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
+    lines += [f"% {_one_line(note)}" for note in table.notes]
+    lines += [f"% Runs of {_one_line(trace.label)}: {_one_line(' '.join(trace.runs))}" for trace in traces(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -133,6 +165,11 @@ def escape_markdown(value: str) -> str:
 
 def escape_latex(value: str) -> str:
     return "".join(_LATEX.get(character, character) for character in value)
+
+
+def _one_line(value: str) -> str:
+    """A comment ends with its line: nothing in a name may end it early."""
+    return " ".join(value.split())
 
 
 def _kind(table: Table, column: int) -> str:
@@ -148,7 +185,8 @@ def _html_row(table: Table, number: int) -> str:
 def _html_cell(table: Table, column: int, cell: Cell) -> str:
     shown = html.escape(cell.text)
     if column == 0:
-        return f'<th scope="row">{shown}</th>'
+        identity = f' id="{html.escape(cell.anchor)}"' if cell.anchor else ""
+        return f'<th scope="row"{identity}>{shown}</th>'
     classes = [name for name in ("words" if column in table.text_columns else "", cell.mark.replace(" ", "-")) if name]
     attribute = f' class="{" ".join(classes)}"' if classes else ""
     title = f' title="{html.escape(" ".join(cell.runs))}"' if cell.runs else ""

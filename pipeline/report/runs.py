@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from pipeline.errors import ConfigError
+from pipeline.report.score import Score, number_or_nan, read_scores
 from pipeline.report.windows import ConflictWindow, read_windows
 from pipeline.runlog.events import count_skipped, effective_events, read_event_lines
 
@@ -32,20 +32,19 @@ CANONICAL_ARMS = (
     "gst-g2",
     "gst-g3",
     "gst-adaptive",
+    "gst-reverse",
+    "gst-random-order",
+    "gst-strict-cycle",
     "gst-domain",
     "gst-random-3",
+    *(f"gst-random-3-p{number}" for number in range(5)),
+    "progression",
+    "saturation",
+    "sm",
+    "tpc",
+    "ads",
+    "tpc-ads",
 )
-
-
-@dataclass(frozen=True)
-class Score:
-    """Teacher-forced score of one dataset; `loss` in nats per answer token, the two rates in 0..1."""
-
-    loss: float
-    token_accuracy: float
-    exact_match: float
-    tokens: int
-    examples: int
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,16 @@ class Run:
     skipped: dict[str, int] = field(default_factory=dict)
     torn_lines: int = 0
     recipe_digest: str = ""
+    folder: Path = Path()
 
     @property
     def id(self) -> str:
         return f"{self.arm}-s{self.seed}"
+
+    @property
+    def code_digest(self) -> str:
+        """Digest of the code that made the run; runs from before there was one count as made by one unknown code."""
+        return str(self.info.get("code_digest") or "unknown")
 
     @property
     def uses_affinity(self) -> bool:
@@ -173,12 +178,15 @@ class Experiment:
         return [arm for arm in self.arms if arm != ORIGINAL]
 
 
-def read_experiment(folder: Path, *, baseline: str = "mix_all", arms: Iterable[str] = ()) -> Experiment:
+def read_experiment(
+    folder: Path, *, baseline: str = "mix_all", arms: Iterable[str] = (), any_code: bool = False
+) -> Experiment:
     """Read every run below `folder/arms`.
 
     Args:
-        baseline: the arm whose data the other runs must share.
+        baseline: the arm whose data and code the other runs must share.
         arms: arms that are expected; those without a run are reported as missing (the baseline always is).
+        any_code: use runs made by other code too; `provenance.caveats` then says so.
 
     Raises:
         ConfigError: there is no such folder, or it holds no finished run at all.
@@ -200,7 +208,7 @@ def read_experiment(folder: Path, *, baseline: str = "mix_all", arms: Iterable[s
             expected="arms/<arm>-s<seed>/ with run.json and result.json",
             hint="run `gst train` first, or name the experiment folder (the recipes' `out`)",
         )
-    usable, excluded = compatible(runs, baseline)
+    usable, excluded = compatible(runs, baseline, any_code=any_code)
     present = {run.arm for run in runs} | {baseline, *arms}
     ordered = [arm for arm in CANONICAL_ARMS if arm in present]
     ordered += sorted(present - set(ordered))
@@ -249,6 +257,7 @@ def read_run(folder: Path) -> Run | Missing:
             skipped=count_skipped(folder),
             torn_lines=torn,
             recipe_digest=comparable_recipe(folder / "recipe.yaml") or str(info.get("config_digest", "")),
+            folder=folder,
         )
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         return Missing(folder.name, f"unreadable: {type(error).__name__}: {error}")
@@ -270,11 +279,12 @@ def comparable_recipe(path: Path) -> str | None:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
-def compatible(runs: list[Run], baseline: str) -> tuple[list[Run], list[Excluded]]:
+def compatible(runs: list[Run], baseline: str, *, any_code: bool = False) -> tuple[list[Run], list[Excluded]]:
     """Split runs into those that may stand in one table and those that may not, with the reason.
 
-    The first run of the baseline (of all runs, when there is no baseline) says what the data are; a run that saw other
-    bytes of a shared dataset is excluded. Within an arm, all seeds must have the recipe that most of them have.
+    The first run of the baseline (of all runs, when there is no baseline) says what the data and the code are; a run
+    that saw other bytes of a shared dataset is excluded, and so is one that other code made, unless `any_code`. Within
+    an arm, all seeds must have the recipe that most of them have.
     """
     reference = next((run for run in runs if run.arm == baseline), runs[0])
     kept: list[Run] = []
@@ -284,6 +294,9 @@ def compatible(runs: list[Run], baseline: str) -> tuple[list[Run], list[Excluded
         if differing:
             names = ", ".join(differing)
             excluded.append(Excluded(run.id, f"another data digest than {reference.id}: {names}"))
+        elif run.code_digest != reference.code_digest and not any_code:
+            ours, theirs = run.code_digest[:12], reference.code_digest[:12]
+            excluded.append(Excluded(run.id, f"another code digest ({ours}) than {reference.id} ({theirs})"))
         else:
             kept.append(run)
     usual = {arm: _most_common([run.recipe_digest for run in kept if run.arm == arm]) for arm in {r.arm for r in kept}}
@@ -328,30 +341,13 @@ def _most_common(values: list[str]) -> str:
     return Counter(values).most_common(1)[0][0]
 
 
-def _number(value: Any) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _scores(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
-    return {
-        name: Score(
-            loss=_number(row.get("loss")),
-            token_accuracy=_number(row.get("token_accuracy")),
-            exact_match=_number(row.get("exact_match")),
-            tokens=int(row.get("tokens") or 0),
-            examples=int(row.get("examples") or 0),
-        )
-        for name, row in rows.items()
-    }
-
-
 def _result(value: dict[str, Any]) -> Result:
     return Result(
         samples=int(value.get("samples") or 0),
         tokens=int(value.get("tokens") or 0),
         steps=int(value.get("steps") or 0),
         wall_s=float(value.get("wall_s") or 0.0),
-        scores=_scores(value["datasets"]),
+        scores=read_scores(value["datasets"]),
     )
 
 
@@ -362,13 +358,13 @@ def _evaluation(event: dict[str, Any]) -> Evaluation:
         tokens=int(event["tokens"]),
         wall_s=float(event["wall_s"]),
         stage=int(event.get("stage") or 0),
-        scores=_scores(event["datasets"]),
+        scores=read_scores(event["datasets"]),
     )
 
 
 def _step(event: dict[str, Any]) -> StepRecord:
     counts = {name: int(row["n"]) for name, row in (event.get("datasets") or {}).items()}
-    return StepRecord(int(event["step"]), int(event["samples"]), _number(event.get("loss")), counts)
+    return StepRecord(int(event["step"]), int(event["samples"]), number_or_nan(event.get("loss")), counts)
 
 
 def _stage(event: dict[str, Any]) -> StageEntry:

@@ -14,7 +14,10 @@ Mark = Literal["", "best", "missing", "nan", "not reached", "reference"]
 
 @dataclass(frozen=True)
 class Cell:
-    """What one cell shows (`text`) and the numbers behind it (`value`, `spread`, `n`) with the runs they come from."""
+    """What one cell shows (`text`) and the numbers behind it (`value`, `spread`, `n`) with the runs they come from.
+
+    `anchor` is the id by which a page's links find a row; only the first cell of a row has one.
+    """
 
     text: str
     value: float | None = None
@@ -22,6 +25,7 @@ class Cell:
     n: int | None = None
     runs: tuple[str, ...] = ()
     mark: Mark = ""
+    anchor: str = ""
 
 
 @dataclass(frozen=True)

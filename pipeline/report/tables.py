@@ -15,17 +15,22 @@ WEIGHTS_NOTE = (
     "An average is shown only where every dataset is there."
 )
 
+BEST_NOTE = (
+    "Best of a row: by printed mean; no significance is implied. NaN: the test loss is not a number there, so whatever "
+    "the accuracy is, no model stands behind it; it is marked and never averaged away."
+)
+
 
 def accuracy_table(experiment: Experiment) -> Table:
     """Token accuracy in percent, one row a dataset, one column an arm; averages, and exact match, below."""
     rows = [
-        (text(name), *_arm_cells(experiment, lambda run, name=name: _score(run, name, "token_accuracy")))  # type: ignore[misc]
+        (text(name), *arm_cells(experiment, lambda run, name=name: _score(run, name, "token_accuracy")))  # type: ignore[misc]
         for name in experiment.datasets
     ]
     fields: tuple[tuple[str, Field], ...] = (("token accuracy", "token_accuracy"), ("exact match", "exact_match"))
     for label, field in fields:
         for kind in ("weighted", "macro"):
-            cells = _arm_cells(experiment, lambda run, k=kind, f=field: final_average(run, experiment, k, f))  # type: ignore[misc]
+            cells = arm_cells(experiment, lambda run, k=kind, f=field: sound_average(run, experiment, k, f))  # type: ignore[misc]
             rows.append((text(f"{kind} {label}"), *cells))
     n_datasets = len(experiment.datasets)
     return Table(
@@ -33,7 +38,7 @@ def accuracy_table(experiment: Experiment) -> Table:
         title="Token accuracy on the test split, in percent",
         columns=("dataset", *experiment.arms),
         rows=tuple(rows),
-        notes=(WEIGHTS_NOTE, spread_note(experiment), "Best of a row: by printed mean; no significance is implied."),
+        notes=(WEIGHTS_NOTE, spread_note(experiment), BEST_NOTE),
         rule_before=frozenset({n_datasets, n_datasets + 2}),
     )
 
@@ -107,11 +112,12 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
                 Cell(
                     "-" if math.isnan(paired.difference) else f"{100 * paired.difference:+.1f}", 100 * paired.difference
                 ),
-                _interval(paired.interval),
-                _interval(paired.bootstrap),
-                _p_value(paired.t_p),
-                _p_value(paired.wilcoxon_p),
-                _p_value(item.holm_p),
+                points_interval(paired.interval),
+                points_interval(paired.bootstrap),
+                points_interval(item.two_level.interval if item.two_level else None),
+                p_value_cell(paired.t_p),
+                p_value_cell(paired.wilcoxon_p),
+                p_value_cell(item.holm_p),
                 Cell("-" if paired.detectable is None else f"{100 * paired.detectable:.1f}", paired.detectable),
                 text(note or "-"),
             )
@@ -126,6 +132,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
             "difference",
             "95 % t interval",
             "95 % bootstrap",
+            "95 % interval with test examples",
             "p (t)",
             "p (Wilcoxon)",
             "p (Holm)",
@@ -136,10 +143,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
         (
             "Positive is better for the first arm. Holm adjusts the t test's p over all comparisons on that metric. "
             "Detectable: the true difference that this many seeds, with this spread, find with 80 % power.",
-            "Intervals are over seeds only; that test examples are a sample too is not in them.",
+            "The first two intervals are over seeds only; the third also takes the test examples as a sample, where "
+            "the runs have written them (hierarchical bootstrap).",
         ),
         frozenset(rules),
-        frozenset({0, 1, 10}),
+        frozenset({0, 1, 11}),
     )
 
 
@@ -173,21 +181,42 @@ def _first_staged(experiment: Experiment) -> list[Run]:
     return [runs[0] for runs in staged if runs]
 
 
-def _arm_cells(experiment: Experiment, value: Callable[[Run], float | None]) -> list[Cell]:
-    """One cell an arm, over its seeds; runs without the value are left out of n, and all without it is `missing`."""
+def arm_cells(
+    experiment: Experiment,
+    value: Callable[[Run], float | None],
+    *,
+    scale: float = 100.0,
+    digits: int = 1,
+    highest: bool = True,
+) -> list[Cell]:
+    """One cell an arm, over its seeds; runs without the value are left out of n, and all without it is `missing`.
+
+    Args:
+        scale, digits: how a value is shown.
+        highest: whether the highest mean is the best one.
+    """
     cells = []
     for arm in experiment.arms:
         runs = experiment.of_arm(arm)
         values = {run.id: found for run in runs if (found := value(run)) is not None}
         # The untouched model is scored once; every trained arm should have all seeds.
         expected = len(experiment.seeds) if arm in experiment.trained_arms else len(runs)
-        cells.append(seed_cell(values, scale=100.0, expected=expected))
-    return mark_best(cells)
+        cells.append(seed_cell(values, scale=scale, digits=digits, expected=expected))
+    return mark_best(cells, highest=highest)
+
+
+def sound_average(run: Run, experiment: Experiment, kind: str, field: Field = "token_accuracy") -> float | None:
+    """`final_average`, but NaN where any test loss is: an average over a broken model's answers means nothing."""
+    average = final_average(run, experiment, kind, field)
+    losses = [run.result.scores[name].loss for name in experiment.datasets if name in run.result.scores]
+    return average if average is None or all(map(math.isfinite, losses)) else math.nan
 
 
 def _score(run: Run, dataset: str, field: Field) -> float | None:
     score = run.result.scores.get(dataset)
-    return None if score is None else float(getattr(score, field))
+    if score is None:
+        return None
+    return float(getattr(score, field)) if math.isfinite(score.loss) else math.nan
 
 
 def _numbers(reason: dict[str, object]) -> str:
@@ -199,11 +228,13 @@ def _numbers(reason: dict[str, object]) -> str:
     return ", ".join(parts) or "-"
 
 
-def _interval(bounds: tuple[float, float] | None) -> Cell:
+def points_interval(bounds: tuple[float, float] | None) -> Cell:
+    """An interval of shares, shown in points."""
     return text("-") if bounds is None else text(f"{100 * bounds[0]:+.1f} .. {100 * bounds[1]:+.1f}")
 
 
-def _p_value(p: float | None) -> Cell:
+def p_value_cell(p: float | None) -> Cell:
+    """A p-value, or a dash where there is no test."""
     if p is None:
         return text("-")
     return Cell("<0.001" if p < 0.001 else f"{p:.3f}", p)

@@ -18,9 +18,12 @@ class EventLog:
         _end_torn_line(self.path)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
 
-    def write(self, event: str, **fields: Any) -> None:
-        self._file.write(json.dumps({"event": event, "t": round(time.time(), 3), **fields}) + "\n")
+    def write(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Append an event; returns it as it was written."""
+        written = {"event": event, "t": round(time.time(), 3), **fields}
+        self._file.write(json.dumps(written) + "\n")
         self._file.flush()
+        return written
 
     def close(self) -> None:
         self._file.flush()

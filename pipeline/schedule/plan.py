@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipeline.affinity.grouping import domain_partition, explicit_partition, random_partition, reorder_groups
-from pipeline.affinity.versions import AffinityVersion, load_version
-from pipeline.config.schedule import ScheduleConfig
-from pipeline.config.schema import Recipe
+from pipeline.affinity.versions import AffinityVersion, has_versions, load_version
+from pipeline.config import Recipe, affinity_source
 from pipeline.errors import ConfigError
 from pipeline.schedule import regimes
 from pipeline.schedule.limits import require_possible
@@ -29,15 +27,13 @@ def build_plan(
             level, stages that would never end, or a learning rate that does not fit the stages.
         AffinityError: no such affinity version, or explicit groups that do not partition the datasets.
     """
-    plan = _build(recipe.schedule, sizes, domains, tasks)
+    plan = _build(recipe, sizes, domains, tasks)
     require_possible(plan, recipe)
     return plan
 
 
-def _build(
-    schedule: ScheduleConfig, sizes: Mapping[str, int], domains: Mapping[str, str], tasks: TaskSizes | None
-) -> StagePlan:
-    regime = schedule.regime
+def _build(recipe: Recipe, sizes: Mapping[str, int], domains: Mapping[str, str], tasks: TaskSizes | None) -> StagePlan:
+    schedule, regime = recipe.schedule, recipe.schedule.regime
     if regime in regimes.ONE_STAGE:
         return regimes.everything(schedule, sizes)
     if regime == "ads":
@@ -49,23 +45,27 @@ def _build(
         return regimes.one_by_one(schedule, sizes)
     if regime == "mastering_rate" and schedule.mastering.over == "datasets":
         return regimes.mastering(schedule, sizes)
-    groups, version, note = _groups(schedule, sorted(sizes), domains)
+    groups, version, note = _groups(recipe, sorted(sizes), domains)
     if regime == "mastering_rate":
         return regimes.mastering(schedule, sizes, groups, version, note)
     build = regimes.strict_cycle if regime == "gst_strict_cycle" else regimes.progressive
     return build(schedule, groups, sizes, version, note)
 
 
-def _groups(
-    schedule: ScheduleConfig, datasets: list[str], domains: Mapping[str, str]
-) -> tuple[list[list[str]], str | None, str]:
+def _groups(recipe: Recipe, datasets: list[str], domains: Mapping[str, str]) -> tuple[list[list[str]], str | None, str]:
     """Groups in the order they enter, the version they came from, and a note for the log."""
+    schedule = recipe.schedule
+    if schedule.grouping == "everything":
+        return [list(datasets)], None, "one group"
+    if schedule.grouping == "singletons":
+        groups = reorder_groups([[name] for name in datasets], schedule.order or "random", schedule.seed)
+        return groups, None, "each dataset is a group of its own"
     if schedule.grouping == "explicit":
         return explicit_partition(schedule.explicit or (), datasets), None, "groups stated in the recipe"
     if schedule.grouping == "domain":
         groups = domain_partition({name: domains[name] for name in datasets})
         return reorder_groups(groups, schedule.order or "random", schedule.seed), None, "groups are the domains"
-    version = _load_affinity(schedule, datasets)
+    version = _load_affinity(recipe, datasets)
     groups = [list(group) for group in version.groups]
     if schedule.grouping == "random":
         sizes = [len(group) for group in groups]
@@ -77,17 +77,18 @@ def _groups(
     return reorder_groups(groups, schedule.order, schedule.seed), version.id, version.verdict
 
 
-def _load_affinity(schedule: ScheduleConfig, datasets: list[str]) -> AffinityVersion:
+def _load_affinity(recipe: Recipe, datasets: list[str]) -> AffinityVersion:
     """The version to take groups from; a random partition takes the group sizes of a version of either method."""
+    schedule, folder = recipe.schedule, affinity_source(recipe)
     method = None if schedule.grouping == "random" else schedule.grouping
     remedy = f"run `{'gst transfer' if method == 'transferability' else 'gst probe'}` and `gst group`"
-    if schedule.affinity is None:
+    if not has_versions(folder):
         raise ConfigError(
             f"grouping `{schedule.grouping}` needs an affinity version",
-            where={"key": "schedule.affinity"},
-            hint=f"{remedy}, then set schedule.affinity to their output folder",
+            where={"key": "schedule.affinity", "folder": folder},
+            hint=f"{remedy}, or set schedule.affinity to the folder that they wrote",
         )
-    version = load_version(Path(schedule.affinity), schedule.version, method)
+    version = load_version(folder, schedule.version, method)
     if method is not None and version.method != method:
         raise ConfigError(
             "the affinity version was made by another method than the groups are asked for",

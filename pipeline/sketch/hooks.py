@@ -72,9 +72,15 @@ class GradientSketcher:
     registration is skipped; a shared (tied) parameter is hooked once, under its first name, and everything that its
     hook sees in one backward is added up.
 
+    Args:
+        spec: `raw`, `sign` or `adam` gradients.
+        denominators: for `adam`, what each parameter's gradient is divided by, of its whole shape and by its name as
+            any wrapper calls it: Adam's sqrt(second moment) + eps at one checkpoint. A hook sees whole gradients while
+            ZeRO partitions second moments, so they have to be gathered, which a probe can do once.
+
     Raises:
-        SketchError: no parameter is trainable, two of them have one canonical name, or the spec is of a kind of
-            gradient that hooks cannot see.
+        SketchError: no parameter is trainable, two of them have one canonical name, the spec is of a kind of gradient
+            that hooks cannot see, or `denominators` do not fit it.
     """
 
     def __init__(
@@ -83,19 +89,14 @@ class GradientSketcher:
         spec: SketchSpec,
         group_of: Callable[[str], str] | None = None,
         rows_of: Callable[[torch.Tensor], SketchRows] = sketch_rows,
+        denominators: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        if spec.gradient not in ("raw", "sign"):
-            raise SketchError(
-                "hooks cannot sketch this kind of gradient",
-                got=spec.gradient,
-                expected="raw, sign",
-                hint="the optimizer's second moments are partitioned over ranks, while a hook sees whole gradients; "
-                "sketch.mode=partition sketches both on the same slice",
-            )
+        _require_visible(spec, denominators)
         group_of = group_of or default_group_of()
         trainable = trainable_by_name(named_parameters)
         self.spec = spec
         self.shapes = full_shapes(trainable)
+        self._denominators = {} if denominators is None else _fitting(denominators, self.shapes)
         group_names = {name: group_of(name) for name in trainable}
         self.groups: list[str] = sorted(set(group_names.values()))
         self._active = False
@@ -114,6 +115,7 @@ class GradientSketcher:
         seed_p = self.spec.seed_of(name)
         numel = torch.Size(self.shapes[name]).numel()
         signs = self.spec.gradient == "sign"
+        denominator = self._denominators.get(name)
 
         def hook(grad: torch.Tensor) -> None:
             """Sketch one parameter's gradient (any shape) of the open block; SketchError where it is not whole."""
@@ -132,6 +134,8 @@ class GradientSketcher:
             self._seen.add(name)
             if signs:
                 grad = signs_of(grad)
+            elif denominator is not None:
+                grad = grad / denominator.view_as(grad)
             if grad.device not in self._rows:
                 zeros = torch.zeros(len(self.groups), self.spec.k, dtype=torch.float32, device=grad.device)
                 self._rows[grad.device] = self._rows_of(zeros)
@@ -180,10 +184,11 @@ class GradientSketcher:
         return ready
 
     def close(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks, and let go of the denominators."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._denominators = {}
 
 
 def trainable_by_name(named_parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> dict[str, torch.nn.Parameter]:
@@ -212,6 +217,45 @@ def trainable_by_name(named_parameters: Iterable[tuple[str, torch.nn.Parameter]]
 def full_shapes(parameters: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The whole parameters' shapes; ZeRO-3 keeps them in `ds_shape` while the tensors are partitioned away."""
     return {name: tuple(getattr(each, "ds_shape", each.shape)) for name, each in parameters.items()}
+
+
+def _require_visible(spec: SketchSpec, denominators: Mapping[str, torch.Tensor] | None) -> None:
+    """SketchError unless a hook can make this kind of gradient of what it sees and is given."""
+    if spec.gradient not in ("raw", "sign", "adam"):
+        raise SketchError(
+            "hooks cannot sketch this kind of gradient",
+            got=spec.gradient,
+            expected="raw, sign, adam",
+        )
+    if spec.gradient == "adam" and denominators is None:
+        raise SketchError(
+            "hooks need Adam's denominators to sketch preconditioned gradients",
+            hint="the optimizer's second moments are partitioned over ranks, while a hook sees whole gradients: a "
+            "probe gathers them once; in training, where they change, sketch.mode=partition has both on the same slice",
+        )
+    if spec.gradient != "adam" and denominators is not None:
+        raise SketchError("only gradients of the kind adam are divided by anything", got=spec.gradient)
+
+
+def _fitting(
+    denominators: Mapping[str, torch.Tensor], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, torch.Tensor]:
+    """Denominators by canonical name; SketchError unless there is one of every parameter, of its shape."""
+    found = {canonical_name(name): tensor for name, tensor in denominators.items()}
+    misfits = {
+        name: tuple(found[name].shape) if name in found else None
+        for name, shape in shapes.items()
+        if name not in found or tuple(found[name].shape) != shape
+    }
+    if misfits:
+        name, got = next(iter(misfits.items()))
+        raise SketchError(
+            f"the denominators of {len(misfits)} parameters are missing or of another shape",
+            where={"parameter": name},
+            got=got,
+            expected=shapes[name],
+        )
+    return found
 
 
 def signs_of(grad: torch.Tensor) -> torch.Tensor:

@@ -19,9 +19,10 @@ from pipeline.types import GradientPartition
 class PartitionSketcher:
     """Sketches this rank's slices of all trainable parameters' gradients.
 
-    With `spec.gradient` = `adam` an element is divided by Adam's own sqrt(second moment) + eps. Unlike the update
-    direction that LESS (Xia et al. 2024) takes, this leaves the first moment out: it is a trace of all datasets before,
-    which would make every pair look alike, and without it the sketch stays linear in the gradient.
+    With `spec.gradient` = `adam` an element is divided by Adam's own sqrt(second moment) + eps, which is what the hooks
+    of a probe do with each micro-batch. Unlike the update direction that LESS (Xia et al. 2024) takes, this leaves the
+    first moment out: it is a trace of all datasets before, which would make every pair look alike, and without it the
+    sketch stays linear in the gradient.
 
     Args:
         named_parameters: of the engine's module; fixes groups and shapes.

@@ -18,8 +18,9 @@ SKETCH_VERSION = 1
 MIN_K = 32  # one sign word covers 32 elements and must not straddle two rows of K
 MAX_K = 1 << 20
 
-# What is sketched. `adam`: the gradient divided by sqrt(second moment) + eps. `sign`: the elements' signs of a
-# micro-batch's gradient. `sign_of_step`: the signs of the whole step's mean gradient, which is not the mean of signs.
+# What is sketched. `adam`: the gradient over sqrt(second moment) + eps, 0 where that moment is 0: a micro-batch's, or a
+# step's, which is the mean over its micro-batches. `sign`: the elements' signs of a micro-batch's gradient.
+# `sign_of_step`: the signs of the whole step's mean gradient, which is not the mean of signs.
 GRADIENTS = ("raw", "adam", "sign", "sign_of_step")
 
 _MASK64 = (1 << 64) - 1

@@ -28,11 +28,13 @@ MAY_IMPORT = {
     "engine": {"config", "dist", "runlog", "models"},
     "eval": {"config", "dist", "data", "models"},
     "report": {"config", "runlog"},
+    "grid": {"config", "runlog"},
     "cli": {
         "config", "dist", "runlog", "data", "models", "sketch", "affinity", "schedule", "engine", "eval", "report",
+        "grid",
     },
 }  # fmt: skip
-WITHOUT_TORCH = ("affinity", "report", "errors", "types", "atomic", "data/manifest.py")
+WITHOUT_TORCH = ("affinity", "report", "grid", "errors", "types", "atomic", "data/manifest.py")
 # The rooms of data_prep; `output` is open to all of them, and `cli` may import all.
 DATA_PREP_ROOMS = {
     "output": set(),

@@ -29,8 +29,9 @@ def work() -> None:
             train(recipe_of(file, broken, regime), stop_at=STOP_AT)
         except Stop:
             train(recipe_of(file, broken, regime))
-    alone = ["arm=alone", f"out={whole}", "data.datasets=[number]", "train.max_steps=3", "logging.mlflow=false"]
-    train(load_recipe(file, alone))
+    for name in ("animal", "number"):
+        alone = [f"arm=alone-{name}", f"out={whole}", f"data.datasets=[{name}]", "train.max_steps=3"]
+        train(load_recipe(file, [*alone, "logging.mlflow=false"]))
 
 
 def recipe_of(file: str, out: str, regime: str) -> Recipe:

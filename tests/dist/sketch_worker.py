@@ -77,7 +77,8 @@ class Exact:
             if self.steps:
                 second = safe_get_full_optimizer_state(parameter, "exp_avg_sq")
                 corrected = second / (1 - optimizer.betas[1] ** self.steps)
-                values["adam"] = grad / (corrected.sqrt() + optimizer.eps)
+                quotient = grad / (corrected.sqrt() + optimizer.eps)
+                values["adam"] = torch.where(second > 0, quotient, 0.0)  # LoRA's A has no gradient in the first step
             for kind, each in values.items():
                 self.sums[kind] += reference_sketch(each, SketchSpec(K, 0).seed_of(name), K)
         self.counts = {kind: n + (kind != "adam" or self.steps > 0) for kind, n in self.counts.items()}

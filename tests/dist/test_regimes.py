@@ -39,7 +39,7 @@ train:
   optimizer: {{lr: 5.0e-3}}
   eval_every: 3
   checkpoint_every: 6
-eval: {{val_per_dataset: 4, test_per_dataset: 4, micro_batch: 4}}
+eval: {{val_per_dataset: 4, test_per_dataset: 4, micro_batch: 4, generate_per_dataset: 3, max_new_tokens: 4}}
 sketch: {{k: 256, window_steps: 4}}
 service: {{push_windows: false}}
 schedule:
@@ -70,6 +70,8 @@ def test_a_regime_runs_to_its_end_and_a_resume_changes_nothing(regime: str, expe
     assert not differing
     results = [json.loads((run / "result.json").read_text())["datasets"] for run in (whole, broken)]
     assert results[0] == results[1] and set(results[0]) == set(DATASETS)
+    examples = [(run / "examples-test.jsonl").read_text() for run in (whole, broken)]
+    assert examples[0] == examples[1] and len(examples[0].splitlines()) == 4 * len(DATASETS)
 
 
 def test_weights_that_follow_gradients_or_losses_move_and_others_do_not(experiments: tuple[Path, Path]) -> None:
@@ -80,8 +82,20 @@ def test_weights_that_follow_gradients_or_losses_move_and_others_do_not(experime
 
 def test_the_last_individual_model_learns_as_if_it_were_the_only_one(experiments: tuple[Path, Path]) -> None:
     """Three models were trained before it in the same run; it began from the base, with a fresh optimizer."""
-    runs = [numbers(experiments[0] / "arms" / name) for name in ("individual-s0", "alone-s0")]
+    runs = [numbers(experiments[0] / "arms" / name) for name in ("individual-s0", "alone-number-s0")]
     last, alone = ([event for event in run if event["event"] == "step"] for run in runs)
     assert [set(event["datasets"]) for event in last] == [{name} for name in sorted(DATASETS) for _ in range(3)]
     learnt = [[(event["loss"], event["lr"], event["grad_norm"]) for event in run] for run in (last[9:], alone)]
     assert learnt[0] == learnt[1] and len(alone) == 3
+
+
+@pytest.mark.parametrize("dataset", ["animal", "number"])
+def test_individual_examples_are_answered_by_the_model_of_their_dataset(
+    dataset: str, experiments: tuple[Path, Path]
+) -> None:
+    """The first model, gone for nine steps when the run ends, and the last."""
+    arms = experiments[0] / "arms"
+    lines = [(arms / name / "examples-test.jsonl").read_text() for name in ("individual-s0", f"alone-{dataset}-s0")]
+    together, alone = ([json.loads(line) for line in text.splitlines()] for text in lines)
+    assert [each for each in together if each["dataset"] == dataset] == alone and len(alone) == 4
+    assert sum(each["prediction"] is not None for each in alone) == 3

@@ -15,7 +15,8 @@ from pipeline.affinity.transfer_log import TransferHeader, open_log
 from pipeline.cli.errors import run_guarded
 from pipeline.cli.probe import probe_recipe
 from pipeline.cli.session import Data, Session
-from pipeline.cli.transfer import ShortTrainings, prepare, train_all, transfer_folder
+from pipeline.cli.transfer import ShortTrainings, prepare, train_all
+from pipeline.cli.transfer_results import transfer_folder
 from pipeline.config import load_recipe
 from pipeline.models.load import trainable_parameters
 from pipeline.runlog import RunConsole

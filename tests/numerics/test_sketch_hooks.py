@@ -158,9 +158,38 @@ def test_signs_are_sketched_whatever_the_loss_is_scaled_by(model: Tied) -> None:
     assert not torch.isfinite(sketcher.take()).all()  # torch.sign would have made numbers of it
 
 
-def test_preconditioned_gradients_are_refused_with_the_reason(model: Tied) -> None:
+def test_gradients_are_divided_by_denominators_of_wrapped_names(model: Tied) -> None:
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    denominators = {name: torch.rand_like(each) + 0.1 for name, each in trained.items()}
+    denominators["embed.weight"][7] = torch.inf  # a token without a second moment counts nothing
+    sketcher = GradientSketcher(
+        model.named_parameters(),
+        SketchSpec(k=256, seed=5, gradient="adam"),
+        denominators={f"module.{name}": each for name, each in denominators.items()},
+    )
+    with sketcher.micro_batch(scale=0.25):
+        (4 * loss_of(model)).backward()
+    taken = sketcher.take().double()
+    for name, parameter in trained.items():
+        parameter.grad = parameter.grad / 4 / denominators[name]
+    assert float(model.embed.weight.grad[7].abs().max()) == 0
+    assert torch.allclose(taken, expected(model, sketcher), atol=1e-4)
+    with sketcher.micro_batch():
+        (float("inf") * loss_of(model)).backward()
+    assert not torch.isfinite(sketcher.take()).all()
+
+
+def test_preconditioned_gradients_without_fitting_denominators_are_refused(model: Tied) -> None:
+    adam = SketchSpec(k=256, seed=5, gradient="adam")
     with pytest.raises(SketchError, match=r"sketch\.mode=partition"):
-        GradientSketcher(model.named_parameters(), SketchSpec(k=256, seed=5, gradient="adam"))
+        GradientSketcher(model.named_parameters(), adam)
+    whole = {name: torch.ones_like(each) for name, each in model.named_parameters()}
+    with pytest.raises(SketchError, match="kind adam"):
+        GradientSketcher(model.named_parameters(), SPEC, denominators=whole)
+    for broken in ({**whole, "norm.bias": torch.ones(12)}, {n: t for n, t in whole.items() if n != "norm.bias"}):
+        with pytest.raises(SketchError, match="denominators of 1 parameters") as caught:
+            GradientSketcher(model.named_parameters(), adam, denominators=broken)
+        assert caught.value.where == {"parameter": "norm.bias"} and caught.value.expected == (24,)
 
 
 def test_hooks_leave_gradients_and_later_backwards_alone(model: Tied, sketcher: GradientSketcher) -> None:

@@ -10,11 +10,11 @@ import pytest
 from pipeline.cli.probe import run_probe
 from pipeline.config import dump_recipe, load_recipe, load_stages, recipe_digest, saved_model
 from pipeline.config.deepspeed import accumulation_steps, check_deepspeed_json, render_deepspeed
-from pipeline.config.load import RECIPES
+from pipeline.config.load import ARMS, RECIPES
 from pipeline.errors import ConfigError, GstError, NotBuiltYet, WorldSizeError
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem != "mini")
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -83,8 +83,10 @@ def test_sketch_settings_that_cannot_work_together_are_refused(tmp_path: Path) -
         render_deepspeed(load_recipe(file, stage_two), 1)
     assert (caught.value.got, caught.value.expected) == (2, 3)
     assert render_deepspeed(load_recipe(file, [*stage_two, "sketch.enabled=false"]), 1)
-    with pytest.raises(ConfigError, match="probe cannot take"):
-        run_probe(load_recipe(file, stage_two))
+    for change, key in (("train.optimizer.name=lion", "train.optimizer.name"), ("probe.warmup_steps=0",) * 2):
+        with pytest.raises(ConfigError, match="second moments") as caught:
+            run_probe(load_recipe(file, [*stage_two, "sketch.enabled=false", change]))
+        assert caught.value.where == {"key": key.partition("=")[0]}
     assert render_deepspeed(load_recipe(file, stage_two[2:]), 1)["fp16"] == {"enabled": False}
 
 
@@ -161,3 +163,39 @@ def test_stages_without_names_of_their_own_are_refused(tmp_path: Path, stages: s
 def test_a_stage_after_adapters_is_not_built(tmp_path: Path) -> None:
     with pytest.raises(NotBuiltYet, match="adapters"):
         load_stages(write(tmp_path, f"{MINIMAL}\nstages: [{{name: a}}, {{name: b}}]\n"))
+
+
+ARM_NAMES = sorted(path.stem for path in ARMS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("base", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("arm", ARM_NAMES)
+def test_every_arm_goes_on_top_of_every_base(base: str, arm: str) -> None:
+    recipe, alone = load_recipe(f"{base}-{arm}"), load_recipe(base)
+    assert recipe == load_recipe(f"{base}:{arm}")
+    assert recipe.arm == arm.replace("mix-all", "mix_all")
+    assert (recipe.model, recipe.train, recipe.data) == (alone.model, alone.train, alone.data)
+
+
+def test_a_file_of_ones_own_takes_arms_too(tmp_path: Path) -> None:
+    file = write(tmp_path, MINIMAL)
+    assert load_recipe(f"{file}:gst-t2").affinity.method == "transferability"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("arm: mine\nschedule: {regime: pike}\n")
+    recipe = load_recipe(f"{file}:{mine}", ["schedule.pike.zeta1=0.5"])
+    assert (recipe.arm, recipe.schedule.regime, recipe.schedule.pike.zeta1) == ("mine", "pike", 0.5)
+
+
+def test_an_unknown_arm_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("mini-gst-g33")
+    assert caught.value.hint == "did you mean `mini-gst-g3`?"
+
+
+def test_a_recipe_that_extends_itself_by_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_text("extends: sub/b\n")
+    (tmp_path / "sub" / "b").write_text("extends: a\n")
+    with pytest.raises(ConfigError, match="circle"):
+        load_recipe("a")

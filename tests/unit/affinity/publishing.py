@@ -10,6 +10,9 @@ import numpy as np
 from pipeline.affinity.estimator import GradientStats
 from pipeline.affinity.outbox import Outbox, Publication
 from pipeline.affinity.records import ProbeRecord, RunRecord
+from pipeline.cli.affinity_link import probe_publication
+from pipeline.cli.probe_mark import ProbeMark, write_mark
+from pipeline.config import Recipe
 
 DATASETS = ("a", "b", "c")
 SPEC: dict[str, str | int] = {"k": 64, "seed": 0, "version": 1, "gradient": "raw", "model": ""}
@@ -29,6 +32,22 @@ def make_publication(
     record = RunRecord(name=run, project="exp", arm="arm", datasets=DATASETS, config_digest=digest)
     probe = ProbeRecord(run=run, step=step, kind=kind, datasets=DATASETS, spec=SPEC)
     return Publication(record, probe, "main", stats)
+
+
+def put_probe(recipe: Recipe, stats: GradientStats | None = None, **spec: str | int) -> None:
+    """What `gst probe` leaves when the store could not be reached."""
+    stats = replace(stats or make_stats(), source="0123456789abcdef", spec={**SPEC, **spec})
+    publication = probe_publication(recipe, stats)
+    Outbox(Path(recipe.out) / "outbox").add(publication)
+    mark = ProbeMark(
+        run=publication.run.name,
+        step=publication.probe.step,
+        contributor=publication.contributor,
+        source=stats.source,
+        spec=publication.probe.spec,
+        cost={"samples": 1, "seconds": 1},
+    )
+    write_mark(recipe, mark)
 
 
 def add_numbered(folder: str, count: int, run: str) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.affinity.estimator import GradientStats
 from pipeline.affinity.local import LocalTransport
 from pipeline.affinity.outbox import Outbox
 from pipeline.affinity.versions import load_version
-from pipeline.cli.affinity_link import affinity_folder, probe_publication
+from pipeline.cli.affinity_link import affinity_folder
 from pipeline.cli.group import group
-from pipeline.cli.probe_mark import ProbeMark, write_mark
-from pipeline.config import Recipe, load_recipe
+from pipeline.config import load_recipe
 from pipeline.errors import AffinityError, MissingError
-from tests.unit.affinity.publishing import SPEC, make_stats
+from tests.unit.affinity.publishing import SPEC, make_stats, put_probe
 
 TEXT = "arm: a\nmodel: {path: m}\ndata: {shards: s}\ntrain: {max_steps: 1}\nsketch: {k: 64}\n"
 CHEAP = ["affinity.bootstrap=20", "affinity.groups=2"]
@@ -28,22 +25,6 @@ def recipe_file(tmp_path: Path) -> str:
     path = tmp_path / "recipe.yaml"
     path.write_text(f"{TEXT}out: {tmp_path / 'exp'}\naffinity: {{bootstrap: 20, groups: 2}}\n")
     return str(path)
-
-
-def put_probe(recipe: Recipe, stats: GradientStats | None = None, **spec: str | int) -> None:
-    """What `gst probe` leaves when the store could not be reached."""
-    stats = replace(stats or make_stats(), source="0123456789abcdef", spec={**SPEC, **spec})
-    publication = probe_publication(recipe, stats)
-    Outbox(Path(recipe.out) / "outbox").add(publication)
-    mark = ProbeMark(
-        run=publication.run.name,
-        step=publication.probe.step,
-        contributor=publication.contributor,
-        source=stats.source,
-        spec=publication.probe.spec,
-        cost={"samples": 1, "seconds": 1},
-    )
-    write_mark(recipe, mark)
 
 
 def test_it_sends_what_waits_groups_and_says_why(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,8 @@ import torch
 from pipeline.config.training import KeepBestConfig
 from pipeline.engine.averaging import merge_weights
 from pipeline.engine.optimizers.sophia import sampled_labels
-from pipeline.engine.strategies import BestSoFar, validation_metrics
+from pipeline.engine.strategies import BestSoFar
 from pipeline.errors import ConfigError
-from pipeline.types import DatasetScore
 
 
 @pytest.mark.parametrize("kind", ["uniform", "cosine", "one_minus_sqrt", "ema"])
@@ -34,17 +33,6 @@ def test_merging_equals_training_on_with_decayed_updates() -> None:
 
 def test_newer_snapshots_count_more_in_a_moving_average() -> None:
     assert merge_weights("ema", 3, decay=0.5) == pytest.approx([1 / 7, 2 / 7, 4 / 7])
-
-
-def score(loss: float, examples: int = 2) -> DatasetScore:
-    return DatasetScore(loss * 10, 10 if examples else 0, 5, examples, 1)
-
-
-def test_the_macro_mean_leaves_out_datasets_without_examples() -> None:
-    metrics = validation_metrics({"a": score(1.0), "b": score(3.0), "none": score(0.0, examples=0)})
-    assert metrics["val/macro/loss"] == pytest.approx(2.0) and metrics["val/b/loss"] == pytest.approx(3.0)
-    assert metrics["val/macro/exact_match"] == 0.5
-    assert validation_metrics({}) == {}
 
 
 def test_the_best_is_remembered_and_comes_back_from_its_state() -> None:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.report.cost import judge
+from pipeline.report.provenance import caveats
 from pipeline.report.runs import Excluded, Missing, read_experiment
 from pipeline.runlog.events import effective_events, read_event_lines
 from tests.unit.report.example import evaluation, score, write_probe, write_run
@@ -97,6 +100,54 @@ def test_a_run_on_fewer_datasets_with_the_same_data_stays(tmp_path: Path):
     experiment = read_experiment(tmp_path)
     assert not experiment.excluded
     assert experiment.datasets == ("a", "b")
+
+
+def test_a_run_of_other_code_is_excluded_unless_asked_for(tmp_path: Path):
+    write_run(tmp_path, "mix_all", 0, [evaluation(0, TWO)], TWO, code_digest="a" * 64)
+    write_run(tmp_path, "mix_all", 1, [evaluation(0, TWO)], TWO, code_digest="a" * 64)
+    write_run(tmp_path, "gst-g3", 0, [evaluation(0, TWO)], TWO, code_digest="b" * 64)
+    write_run(tmp_path, "gst-g3", 1, [evaluation(0, TWO)], TWO)
+    experiment = read_experiment(tmp_path)
+    reason = "another code digest ({}) than mix_all-s0 (aaaaaaaaaaaa)"
+    assert experiment.excluded == (
+        Excluded("gst-g3-s0", reason.format("b" * 12)),
+        Excluded("gst-g3-s1", reason.format("unknown")),
+    )
+    everything = read_experiment(tmp_path, any_code=True)
+    assert not everything.excluded
+    assert [run.id for run in everything.runs] == ["mix_all-s0", "mix_all-s1", "gst-g3-s0", "gst-g3-s1"]
+    assert any("made by different code" in line for line in caveats(everything, judge(everything)))
+    assert not any("made by different code" in line for line in caveats(experiment, judge(experiment)))
+
+
+def test_older_runs_without_a_code_digest_compare_with_each_other(tmp_path: Path):
+    write_run(tmp_path, "mix_all", 0, [evaluation(0, TWO)], TWO)
+    write_run(tmp_path, "gst-g3", 0, [evaluation(0, TWO)], TWO, code_digest=None)
+    assert not read_experiment(tmp_path).excluded
+
+
+def test_ranks_model_and_datasets_that_differ_are_said(tmp_path: Path):
+    write_run(tmp_path, "mix_all", 0, [evaluation(0, TWO)], TWO)
+    write_run(tmp_path, "gst-g3", 0, [evaluation(0, TWO)], TWO, world_size=4, model="another/model")
+    write_run(tmp_path, "individual", 0, [], {"a": 1.0})
+    experiment = read_experiment(tmp_path)
+    assert len(experiment.runs) == 3
+    said = caveats(experiment, judge(experiment))
+    assert "The runs differ in number of ranks: 2, 4." in said
+    assert "The runs differ in model: another/model, runs/base/model." in said
+    assert "Not every dataset is in every run of: individual. Averages leave these runs out." in said
+
+
+def test_metrics_of_generated_answers_are_read_and_absent_in_older_results(tmp_path: Path):
+    generated = {**score(1.0), "metrics": {"rouge_l": 0.5, "wer": None}, "generated": 7}
+    write_run(tmp_path, "mix_all", 0, [evaluation(0, TWO)], {"a": generated, "b": 1.0})
+    scores = read_experiment(tmp_path).runs[0].result.scores
+    assert scores["a"].generated == 7
+    assert scores["a"].value("rouge_l") == 0.5
+    assert math.isnan(scores["a"].value("wer"))
+    assert (scores["b"].metrics, scores["b"].generated) == ({}, 0)
+    assert scores["b"].value("rouge_l") is None
+    assert scores["b"].value("token_accuracy") == 0.5
 
 
 def test_another_recipe_within_an_arm_is_excluded_but_another_seed_is_not(tmp_path: Path):

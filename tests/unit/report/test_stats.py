@@ -4,9 +4,22 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipeline.errors import ConfigError
-from pipeline.report.stats import bootstrap_interval, compare_pairs, holm, summarize
+from pipeline.report.stats import (
+    bootstrap_interval,
+    compare_pairs,
+    detectable_difference,
+    holm,
+    least_permutation_p,
+    non_inferior,
+    paired_power,
+    pairs_needed,
+    power_sentence,
+    sign_flip_p,
+    summarize,
+)
 
 
 def test_summary_by_hand():
@@ -36,7 +49,10 @@ def test_paired_t_by_hand():
     assert paired.difference == pytest.approx(2.0)
     assert paired.t_p == pytest.approx(1 - t / math.sqrt(t * t + 2))
     assert paired.interval == pytest.approx((2 - 4.302653 / math.sqrt(3), 2 + 4.302653 / math.sqrt(3)), abs=1e-5)
-    assert paired.detectable == pytest.approx((4.302653 + 1.060660) / math.sqrt(3), abs=1e-5)
+    assert paired.spread == pytest.approx(1.0)
+    # More than the sum of the two quantiles, (4.302653 + 1.060660) / sqrt(3) = 3.097, a common approximation.
+    assert paired.detectable == pytest.approx(3.2640, abs=1e-4)
+    assert paired.permutation_p == 2 / 2**3
     assert paired.wilcoxon_p is None
     assert paired.bootstrap is None
     assert "not evidence" in paired.note
@@ -69,13 +85,75 @@ def test_differences_that_do_not_vary_are_not_a_certainty():
     assert "do not vary" in paired.note
 
 
-def test_t_interval_and_test_keep_their_level_under_the_null():
-    rng = np.random.default_rng(0)
-    false = sum(
-        (compare_pairs(dict(enumerate(rng.normal(size=4))), dict.fromkeys(range(4), 0.0)).t_p or 1) < 0.05
-        for _ in range(1000)
+def test_sign_flips_by_hand():
+    # Sums of +-1 +-2 +-4 are +-1 +-3 +-5 +-7: of |1 + 2 - 4| = 1 all 8 patterns are as far out, of 1 - 2 - 4 = -5 four.
+    assert sign_flip_p([1.0, 2.0, 4.0]) == 2 / 8
+    assert sign_flip_p([1.0, -2.0, -4.0]) == 4 / 8
+    assert sign_flip_p([1.0, 2.0, -4.0]) == 1.0
+    # Equal differences up to rounding are ties.
+    assert sign_flip_p([0.3 - 0.2, 0.4 - 0.3, 0.5 - 0.4]) == 2 / 8
+
+
+def test_beyond_exact_flips_random_ones_are_repeatable_and_close_to_the_t_test():
+    values = np.random.default_rng(0).normal(0.4, 1.0, 20)
+    assert sign_flip_p(values) == sign_flip_p(values)
+    assert sign_flip_p(values) == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, abs=0.02)
+
+
+def test_pairs_that_a_sign_flip_test_needs():
+    assert least_permutation_p(5) == 0.0625
+    assert (pairs_needed(), pairs_needed(tests=8)) == (6, 9)
+    for tests in (1, 8, 19, 20):
+        n = pairs_needed(tests=tests)
+        assert tests * least_permutation_p(n) < 0.05 <= tests * least_permutation_p(n - 1)
+
+
+def test_power_against_published_values():
+    # R: power.t.test(n = 5, power = 0.8, type = "one.sample") and n = 10: delta 1.682 and 0.996 standard deviations.
+    assert detectable_difference(5, 1.0) == pytest.approx(1.682, abs=1e-3)
+    assert detectable_difference(10, 2.0) == pytest.approx(2 * 0.996, abs=1e-3)
+    assert paired_power(0.0, 1.0, 5) == pytest.approx(0.05)
+    assert paired_power(-1.0, 1.0, 5) == paired_power(1.0, 1.0, 5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 8, 40])
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 100])
+def test_detectable_difference_has_the_power_it_promises(n: int, alpha: float):
+    assert paired_power(detectable_difference(n, 3.0, alpha=alpha), 3.0, n, alpha=alpha) == pytest.approx(0.8)
+
+
+def test_no_power_without_spread():
+    for n, spread in ((1, 1.0), (5, 0.0), (5, math.nan)):
+        with pytest.raises(ConfigError, match="no power"):
+            detectable_difference(n, spread)
+
+
+def test_power_is_said_in_a_sentence():
+    paired = compare_pairs(dict(enumerate([0.02, 0.01, 0.04, 0.00, 0.03])), dict.fromkeys(range(5), 0.0))
+    least = 1.682 * 1.5811
+    assert power_sentence(paired) == (
+        f"5 seeds with this spread see a true difference of {least:.1f} points with 80 % power (p < 0.05); "
+        "the one measured is +2.0."
     )
-    assert 30 <= false <= 72  # 50 expected, 3.2 standard deviations
+    assert "p < 0.05 / 8, for 8 comparisons" in power_sentence(paired, tests=8)
+    assert "cannot be said (one seed" in power_sentence(compare_pairs({0: 1.0}, {0: 0.5}))
+
+
+def test_non_inferiority_by_hand():
+    # Differences -1, 0, 1 with margin 2: mean 0, error 1 / sqrt(3), lower bound -2.919986 / sqrt(3) = -1.686.
+    found = non_inferior(compare_pairs({0: -1.0, 1: 0.0, 2: 1.0}, dict.fromkeys(range(3), 0.0)), 2.0)
+    assert found is not None
+    assert found.lower == pytest.approx(-2.919986 / math.sqrt(3), abs=1e-5)
+    assert found.holds
+    tight = non_inferior(compare_pairs({0: -1.0, 1: 0.0, 2: 1.0}, dict.fromkeys(range(3), 0.0)), 1.6)
+    assert tight is not None
+    assert not tight.holds
+
+
+def test_non_inferiority_needs_pairs_and_a_margin():
+    assert non_inferior(compare_pairs({0: 1.0}, {0: 0.5})) is None
+    with pytest.raises(ConfigError, match="margin"):
+        non_inferior(compare_pairs({0: 1.0, 1: 2.0}, {0: 0.5, 1: 0.1}), -0.1)
 
 
 def test_bootstrap_is_repeatable_and_refuses_few_values():
