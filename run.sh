@@ -16,7 +16,7 @@ bash run.sh test [args]         install and run the test suite (arguments go to 
   --out DIR          experiment folder            (default runs/mini; runs/<name of DIR> with --corpora)
   --arms a,b         arms to train                (default mix_all,gst-g3,gst-random-3)
   --seeds N          seeds per arm, from 0        (default 1)
-  --world-size N     ranks per run                (default 2)
+  --world-size N     ranks per run                (default: the number of GPUs, or 2 without any)
   --base DIR         folder of the base model, shared by experiments (default runs/base)
   --set KEY=VALUE    recipe override for probe and arms, e.g. --set train.max_steps=100; repeatable
   --active-env       use the active Python environment instead of .venv
@@ -33,7 +33,7 @@ EOF
 }
 
 # ---------------------------------------------------------------------------------------------------------- options
-CORPORA="" ADAPTER=auto OUT="" ARMS=mix_all,gst-g3,gst-random-3 SEEDS=1 WORLD_SIZE=2 BASE=runs/base ACTIVE_ENV=0
+CORPORA="" ADAPTER=auto OUT="" ARMS=mix_all,gst-g3,gst-random-3 SEEDS=1 WORLD_SIZE="" BASE=runs/base ACTIVE_ENV=0
 OVERRIDES=() COMMAND=run TEST_ARGS=() SCALE=quick FAMILY=mini TABLES_ARGS=()
 need_value() { [[ $# -ge 2 && -n "$2" ]] || { echo "run.sh: $1 needs a value" >&2; exit 2; }; }
 while [[ $# -gt 0 ]]; do
@@ -58,7 +58,7 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 [[ $SEEDS =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: --seeds takes a number of at least 1, got $SEEDS" >&2; exit 2; }
-[[ $WORLD_SIZE =~ ^[1-9][0-9]*$ ]] || { echo "run.sh: --world-size takes a number of at least 1, got $WORLD_SIZE" >&2; exit 2; }
+[[ $WORLD_SIZE =~ ^([1-9][0-9]*)?$ ]] || { echo "run.sh: --world-size takes a number of at least 1, got $WORLD_SIZE" >&2; exit 2; }
 if [[ -n $CORPORA && ! -d $CORPORA ]]; then echo "run.sh: --corpora: no such folder: $CORPORA" >&2; exit 2; fi
 case $FAMILY in mini | mini-*) IS_MINI=1 ;; *) IS_MINI=0 ;; esac
 if [[ -z $OUT ]]; then
@@ -100,7 +100,9 @@ if ! marked "$ENV_MARK" "$ENV_KEY"; then
   python -m pip install --quiet -e '.[dev]'
   mark "$ENV_MARK" "$ENV_KEY"
 fi
-if ! python -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'; then export DS_ACCELERATOR=cpu; fi
+GPUS=$(python -c 'import torch; print(torch.cuda.device_count())')
+if [[ $GPUS == 0 ]]; then export DS_ACCELERATOR=cpu; fi
+if [[ -z $WORLD_SIZE ]]; then WORLD_SIZE=$((GPUS > 0 ? GPUS : 2)); fi
 stage_done
 
 if [[ $COMMAND == test ]]; then
