@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import signal
 import subprocess
@@ -74,17 +75,22 @@ class Runner:
         self._done: set[str] = set()
         self._failed: set[str] = set()
         self._others = ""
+        self._began = math.inf
 
     def run(self) -> Outcome:
         """Work until every task is done, has failed, or waits for one that has failed.
 
-        A failed task does not stop the others, and is tried again by the next call, not by this one.
+        A failed task does not stop the others, and is tried again by the next call, not by this one and not by workers
+        beside it.
         """
+        self._began = time.time()
         self._look()
         while True:
             ready = [task for task in self._open() if set(task.needs) <= self._done]
-            if not any(self._try(task) for task in ready) and not self._wait_for_others(ready):
+            if not ready:
                 break
+            if not any(self._try(task) for task in ready):
+                self._wait_for_others(ready)
             self._look()
         blocked = [task.name for task in self._open() if task.name not in self._failed]
         return Outcome(sorted(self._done), sorted(self._failed), blocked)
@@ -95,8 +101,19 @@ class Runner:
     def _look(self) -> None:
         """Read what any worker has finished; a task counts once all that it needs counts."""
         for task in self._open():
-            if set(task.needs) <= self._done and self._is_done(task):
-                self._done.add(task.name)
+            if set(task.needs) <= self._done:
+                self._count(task)
+
+    def _count(self, task: Task) -> bool:
+        """Whether the task has ended: done, or failed since this worker began."""
+        record = self.ledger.record(task.name)
+        if record is not None and record.returncode and record.finished >= self._began:
+            self._failed.add(task.name)
+            return True
+        if self._is_done(task):
+            self._done.add(task.name)
+            return True
+        return False
 
     def _is_done(self, task: Task) -> bool:
         record = self.ledger.record(task.name)
@@ -112,8 +129,7 @@ class Runner:
         with self.ledger.claim(task.name) as handle:
             if handle is None:
                 return False
-            if self._is_done(task):  # another worker was faster than our last look
-                self._done.add(task.name)
+            if self._count(task):  # another worker was faster than our last look
                 return True
             self._say_start(task)
             key, before = self.work.key(task), self.ledger.record(task.name)
@@ -138,16 +154,13 @@ class Runner:
             self.forecast.saw(task, seconds)
         return True
 
-    def _wait_for_others(self, ready: Sequence[Task]) -> bool:
-        """Wait while another worker has something that ours may depend on; False when nobody works any more."""
-        names = [task.name for task in ready if self.ledger.is_claimed(task.name)]
-        if not names:
-            return False
-        if self._others != (shown := ", ".join(names[:3])):
+    def _wait_for_others(self, ready: Sequence[Task]) -> None:
+        """All that could be done now is in other workers' hands: look again in a moment."""
+        shown = ", ".join(task.name for task in ready[:3])
+        if self._others != shown:
             self._others = shown
-            self.say(f"waiting for other workers: {shown}{' ...' if len(names) > 3 else ''}")
+            self.say(f"waiting for other workers: {shown}{' ...' if len(ready) > 3 else ''}")
         time.sleep(POLL_S)
-        return True
 
     def _say_start(self, task: Task) -> None:
         if not task.is_run:

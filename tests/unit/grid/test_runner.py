@@ -115,13 +115,15 @@ def test_other_code_counts_unless_redo_is_asked_for(tmp_path: Path) -> None:
 
 
 def _worker(folder: Path, number: int, counts: multiprocessing.Queue[int]) -> None:
-    shell = Shell(folder, {f"t/{n}": "sleep 0.05" for n in range(12)})
+    lines = {f"t/{n}": "sleep 0.05" for n in range(12)}
+    shell = Shell(folder, {**lines, "t/bad": f"echo tried >> {folder}/tried.txt; sleep 0.2; exit 3"})
     many = [Task(f"t/{n}", "train", "t") for n in range(12)]
+    bad = Task("t/bad", "train", "t")
     import pipeline.grid.runner as room
 
     room.POLL_S = 0.05
-    outcome, said = work(folder, shell, [*many, Task("t/end", "train", "t", needs=tuple(t.name for t in many))])
-    assert len(outcome.done) == 13, outcome
+    outcome, said = work(folder, shell, [bad, *many, Task("t/end", "train", "t", needs=tuple(t.name for t in many))])
+    assert len(outcome.done) == 13 and outcome.failed == ["t/bad"], outcome
     counts.put(sum(line.startswith("[") for line in said))
 
 
@@ -136,7 +138,8 @@ def test_workers_share_the_tasks_and_each_is_done_once(tmp_path: Path) -> None:
         assert worker.exitcode == 0
     assert sorted(order(tmp_path)) == sorted([*(f"t/{n}" for n in range(12)), "t/end"])
     assert order(tmp_path)[-1] == "t/end"
-    assert sum(counts.get(timeout=5) for _ in workers) == 13
+    assert sum(counts.get(timeout=5) for _ in workers) == 14
+    assert (tmp_path / "tried.txt").read_text().split() == ["tried"], "a failure is one for all workers of that time"
 
 
 SCRIPT = """
