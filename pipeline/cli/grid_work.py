@@ -23,7 +23,7 @@ from pipeline.data.manifest import find_manifests
 from pipeline.errors import AffinityError, TrainingError
 from pipeline.grid.estimate import Forecast, Speed, measure
 from pipeline.grid.ledger import Ledger
-from pipeline.grid.runner import run_command
+from pipeline.grid.runner import run_command, tail_of
 from pipeline.grid.search import choose
 from pipeline.grid.tasks import ADAM, Task, group_task, recipe_arguments, resolve
 from pipeline.models.load import base_digest
@@ -138,14 +138,13 @@ def forecast_of(tasks: Sequence[Task], work: GridWork, say: Callable[[str], None
     Raises:
         TrainingError: the short run fails, as every run would.
     """
-    speed = calibrate(tasks, work, say)
-    n_datasets = len(work.datasets())
-    grid = work.grid
+    n_datasets, grid = len(work.datasets()), work.grid  # shards that are not there are found before anything runs
+    speed = calibrate(work, say)
     prior = {task.name: speed.of(task, resolve(grid, task, work.out), n_datasets) for task in tasks if task.is_run}
     return Forecast(prior)
 
 
-def calibrate(tasks: Sequence[Task], work: GridWork, say: Callable[[str], None]) -> Speed:
+def calibrate(work: GridWork, say: Callable[[str], None]) -> Speed:
     """Speed of this machine with this grid's settings, from a few steps of the baseline; kept in <out>/speed.json."""
     file = work.out / "speed.json"
     key = digest_of([work.grid.overrides, work.ranks, work.launcher, socket.gethostname()])
@@ -163,7 +162,9 @@ def calibrate(tasks: Sequence[Task], work: GridWork, say: Callable[[str], None])
             raise TrainingError("another command is measuring here", where={"log": log}, hint="wait a minute")
         returncode = run_command(work.command(task, again=True), log, lock)
     if returncode:
-        raise TrainingError("the first few steps failed", where={"log": log}, got=f"exit code {returncode}")
+        raise TrainingError(
+            "the first few steps failed", where={"log": log}, got=f"exit code {returncode}\n{tail_of(log)}"
+        )
     speed = measure(run_folder(work.recipe(task)), launched)
     write_atomic(file, json.dumps({"key": key, "speed": asdict(speed)}).encode())
     return speed

@@ -55,8 +55,9 @@ def tables(
         return
     ledger = Ledger(out)
     work = GridWork(out, tasks, ledger, ranks=ranks, launcher=launcher)
-    forecast = forecast_of(tasks, work, print)
-    print(describe(tasks, forecast.total(tasks)), flush=True)
+    say(describe(tasks))
+    forecast = forecast_of(tasks, work, say)
+    say(f"One after the other they take about {words(forecast.total(tasks))} here.")
     if plan:
         return
     outcome = Runner(tasks, ledger, work, forecast, say=say, redo=redo).run()
@@ -107,15 +108,15 @@ def wanted_tables(grid: GridSpec, only: str) -> list[str]:
     return names
 
 
-def describe(tasks: list[Task], seconds: float) -> str:
-    """What a grid is, in a line: how many runs of what, and how long they take here, one after the other."""
+def describe(tasks: list[Task]) -> str:
+    """What a grid is, in a line: how many runs of what."""
     kinds = Counter(task.kind for task in tasks if task.is_run)
     names = {
         "search": "to tune the baseline", "probe": "probes", "transfer": "sets of short trainings",
         "train": "trainings", "score": "scorings of the untouched model",
     }  # fmt: skip
     parts = ", ".join(f"{kinds[kind]} {name}" for kind, name in names.items() if kinds[kind])  # type: ignore[index]
-    return f"{sum(kinds.values())} runs: {parts}. One after the other they take about {words(seconds)} here."
+    return f"{sum(kinds.values())} runs: {parts}."
 
 
 def require_success(outcome: Outcome, out: Path) -> None:

@@ -148,7 +148,8 @@ class Runner:
             self.ledger.write(task.name, key, self.work.code, seconds, returncode, value)
         if returncode:
             self._failed.add(task.name)
-            self.say(f"{task.name} failed ({returncode}), {self.ledger.log(task.name)}:\n{self._tail(task)}")
+            log = self.ledger.log(task.name)
+            self.say(f"{task.name} failed ({returncode}), {log}:\n{tail_of(log)}")
         else:
             self._done.add(task.name)
             self.forecast.saw(task, seconds)
@@ -170,10 +171,6 @@ class Runner:
         left = self.forecast.total(self._open())
         self.say(f"[{done + 1}/{len(runs)}] {task.name}: about {words(self.forecast.seconds(task))}; "
                  f"all that is left: {words(left)}")  # fmt: skip
-
-    def _tail(self, task: Task) -> str:
-        lines = self.ledger.log(task.name).read_text(errors="replace").splitlines()
-        return "\n".join(f"  | {line}" for line in lines[-TAIL_LINES:])
 
 
 def run_command(command: Sequence[str], log: Path, lock: int) -> int:
@@ -200,6 +197,12 @@ def run_command(command: Sequence[str], log: Path, lock: int) -> int:
             raise
         finally:
             signal.signal(signal.SIGTERM, before)
+
+
+def tail_of(log: Path) -> str:
+    """The last lines of a task's output, marked as such."""
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join(f"  | {line}" for line in lines[-TAIL_LINES:])
 
 
 def words(seconds: float) -> str:
