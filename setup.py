@@ -33,6 +33,7 @@ setup(
         "schedulefree>=1.4",
         "dog-optimizer>=1.0.3",
         "webdataset>=1.0",
+        "fsspec[http]>=2024.10",
         "mlflow>=3.1",
         "numpy>=1.26",
         "scipy>=1.11",

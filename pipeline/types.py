@@ -111,8 +111,30 @@ class DatasetScore:
 
 
 @dataclass(frozen=True)
+class ClipFeatures:
+    """What a model's front made of a clip before, in the audio's place.
+
+    Attributes:
+        kind: `log_mel` or `encoder`, as in the recipe's `data.features.cache`.
+        values: float32 array [channels, frames].
+        n_samples: of the audio; also its `len`, as that of an array of samples.
+    """
+
+    kind: str
+    values: Any
+    n_samples: int
+
+    def __len__(self) -> int:
+        return self.n_samples
+
+
+@dataclass(frozen=True)
 class Example:
-    """One training or evaluation example: a clip's audio (float32 array [T], mono) with one of its questions."""
+    """One training or evaluation example: a clip's audio with one of its questions.
+
+    `audio` is a float32 array [T], mono, or `ClipFeatures` where a run reads them from a cache; None: there is only
+    text.
+    """
 
     id: str
     dataset: str

@@ -19,7 +19,7 @@ from pipeline.cli.session import Data, digest_of
 from pipeline.cli.transfer import IRRELEVANT
 from pipeline.config import Recipe, recipe_digest, run_folder
 from pipeline.config.grid import GRID_FILE, GridSpec, dump_grid, load_grid
-from pipeline.data.manifest import find_manifests
+from pipeline.data.storage import open_store
 from pipeline.errors import AffinityError, TrainingError
 from pipeline.grid.estimate import Forecast, Speed, measure
 from pipeline.grid.ledger import Ledger
@@ -121,10 +121,12 @@ class GridWork:
         return self.recipe(adam) if adam else None, self.recipe(transfer) if transfer else None
 
     def _data_digests(self, recipe: Recipe) -> object:
-        shards = recipe.data.shards
-        if shards not in self._digests:
-            self._digests[shards] = {name: each.digest for name, each in find_manifests(Path(shards)).items()}
-        return self._digests[shards]
+        data = recipe.data
+        key = f"{data.shards} {data.datasets}"
+        if key not in self._digests:
+            found = open_store(data.shards, data.cache).manifests(data.datasets)
+            self._digests[key] = {name: each.digest for name, each in found.items()}
+        return self._digests[key]
 
     def _base_digest(self, path: str) -> object:
         if path not in self._digests:

@@ -23,6 +23,7 @@ VERBS = {
     "agreement": ("agreement", "agreement"),
     "serve": ("serve", "serve"),
     "clusters": ("clusters", "clusters"),
+    "features": ("features", "features"),
     "train": ("train", "train"),
     "eval": ("evaluate", "evaluate"),
     "tables": ("tables", "tables"),

@@ -22,7 +22,10 @@ def _models() -> None:
 @app.command()
 def tiny(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    shards: Annotated[list[Path], typer.Option(help="Prepared shards whose text trains the tokenizer; repeatable.")],
+    shards: Annotated[
+        list[str],
+        typer.Option(help="Prepared shards, folder or URL, whose text trains the tokenizer; repeatable."),
+    ],
     family: Annotated[str, typer.Option(help="Model family.")] = "qwen2_audio",
     vocab_size: Annotated[int, typer.Option(min=300)] = 2048,
     width: Annotated[int, typer.Option(min=16)] = 128,
@@ -33,12 +36,12 @@ def tiny(
 
     if (out / "config.json").exists():
         raise ModelError("there is a model in this folder already", where={"folder": out}, hint="choose another --out")
-    texts = [text for folder in shards for text in train_texts(folder)]
+    texts = [text for place in shards for text in train_texts(place)]
     write_tiny_model(family, texts, out, vocab_size=vocab_size, width=width, seed=seed)
     print(f"{out}: {describe(out)}")
 
 
-def train_texts(shards: Path) -> Iterator[str]:
+def train_texts(shards: Path | str) -> Iterator[str]:
     """Every question and answer of the train splits."""
     index = ShardIndex(shards, None, splits=("train",))
     for dataset in index.datasets:

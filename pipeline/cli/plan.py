@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,40 +11,85 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.options import Overrides, RecipeOption
+from pipeline.cli.plan_estimates import SAMPLE_EXAMPLES, Pace, mean_answer_tokens, pace_of, unlike
+from pipeline.cli.plan_tree import ASSUMED, mixture_tree
+from pipeline.cli.sampling import unit_pools
 from pipeline.cli.session import Data
 from pipeline.config import Recipe, load_recipe
 from pipeline.config.deepspeed import render_deepspeed
+from pipeline.data.pools import Pool, dataset_pools
+from pipeline.errors import ModelError
+from pipeline.report.table import duration
 from pipeline.schedule import StagePlan
+from pipeline.schedule.expected import ExpectedStage, expected_stages
 from pipeline.schedule.limits import at_stage, deadline, decay_start
-from pipeline.schedule.stages import dataset_of
 
 
-def plan(recipe: RecipeOption, overrides: Overrides = None) -> None:
-    """Print the stages: who enters when, with which share, and what ends each."""
+def plan(
+    recipe: RecipeOption,
+    overrides: Overrides = None,
+    like: Annotated[
+        Path | None, typer.Option(metavar="RUN_FOLDER", help="A finished run of the same experiment, for times.")
+    ] = None,
+) -> None:
+    """Print the mixture tree: stages, what each draws, what that comes to, and what ends it."""
     config = load_recipe(recipe, overrides or ())
     data = Data(config)
     stages = data.plan()
+    pools = _pools(config, data, stages)
+    pace = pace_of(like) if like else None
+    tokens, no_tokens = None, ""
+    try:
+        tokens = mean_answer_tokens(config, data.index, pools)
+    except ModelError as error:
+        no_tokens = error.what
+    expected = expected_stages(config, stages, {name: len(pool) for name, pool in pools.items()}, tokens)
     console = Console()
-    if any(len(stage.pool) > 1 for stage in stages.stages):
-        console.print(_shares(config, stages, data.sizes))
+    console.print(mixture_tree(config, stages, expected, data.sizes, pace))
     console.print(_rules(config, stages))
     samples = config.train.max_steps * config.train.global_batch
     console.print(f"budget: {config.train.max_steps} steps, {samples} samples. {stages.note}", markup=False)
-    for line in moving_parts(config):
-        console.print(line, markup=False)
+    remarks = (*_remarks(config, stages, expected, no_tokens), *_time_remarks(config, expected, like, pace))
+    for line in (*moving_parts(config), *remarks):
+        console.print(line, markup=False, highlight=False)
 
 
-def _shares(config: Recipe, stages: StagePlan, sizes: Mapping[str, int]) -> Table:
-    """Who is drawn with which share in each stage."""
-    table = Table(title=f"{config.arm}: {stages.regime}", title_justify="left")
-    columns = [f"stage {number}" for number in range(len(stages.stages))]
-    for column in ("dataset", "train examples", *columns):
-        table.add_column(column, justify="left" if column == "dataset" else "right")
-    for name in stages.names:
-        shares = [f"{stage.weights[name]:.1%}" if name in stage.weights else "-" for stage in stages.stages]
-        size = sizes.get(dataset_of(name))
-        table.add_row(name, str(size if dataset_of(name) == name else f"of {size}"), *shares)
-    return table
+def _pools(config: Recipe, data: Data, stages: StagePlan) -> dict[str, Pool]:
+    """What the plan's names are."""
+    pools = dataset_pools(data.index, data.datasets, "train")
+    if any(stage.source == "units" for stage in stages.stages):
+        pools |= unit_pools(config, data.index)
+    return {name: pools[name] for name in stages.names}
+
+
+def _remarks(config: Recipe, stages: StagePlan, expected: Sequence[ExpectedStage], no_tokens: str) -> Iterator[str]:
+    """How the tree's numbers are meant."""
+    if len(stages.stages) > 1 and not all(
+        stage.ends_at is not None and not stage.by_plateau for stage in stages.stages
+    ):
+        yield "steps: all that its limits leave to a stage; one that ends sooner leaves the rest to those after it"
+    if any(stage.assumed for stage in expected):
+        yield f"{ASSUMED}: no limit says when this stage ends; it was given an equal share of the steps that are left"
+    if any(stage.source == "clusters" for stage in stages.stages):
+        yield "clusters: what they hold of each dataset shows when they are made (gst clusters)"
+    if no_tokens:
+        yield f"tokens: not known: {no_tokens} ({config.model.path})"
+    else:
+        yield f"tokens: of answers; the mean of up to {SAMPLE_EXAMPLES} training examples of each"
+
+
+def _time_remarks(
+    config: Recipe, expected: Sequence[ExpectedStage], like: Path | None, pace: Pace | None
+) -> Iterator[str]:
+    """Where the tree's times come from, and whether they fit."""
+    if like is None or pace is None:
+        yield "times: give --like RUN_FOLDER, a finished run of the same experiment"
+        return
+    test = "" if pace.test is None else f", and {duration(pace.test)} for the test split"
+    yield f"times: {pace.step:.3g} s a step, {pace.evaluation:.3g} s an evaluation, as in {like}"
+    yield f"in all {duration(pace.of(expected))} of training and evaluations{test}"
+    for line in unlike(config, like):
+        yield f"times are of another kind of step: {line}"
 
 
 def _rules(config: Recipe, stages: StagePlan) -> Table:

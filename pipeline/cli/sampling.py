@@ -66,5 +66,6 @@ def unit_pools(recipe: Recipe, index: ShardIndex) -> dict[str, Pool]:
 
 def _mixture(recipe: Recipe, names: list[str], seed: int, weights: Mapping[str, float]) -> Mixture:
     """A mixture over `names`; while another source draws it has no weights of its own yet, and starts uniform."""
+    data = recipe.data
     own = {name: weight for name, weight in weights.items() if name in names}
-    return Mixture(names, seed, own if any(own.values()) else dict.fromkeys(names, 1.0), recipe.data.draw)
+    return Mixture(names, seed, own if any(own.values()) else dict.fromkeys(names, 1.0), data.draw, data.min_share)

@@ -14,17 +14,18 @@ from typing import Any
 import torch
 
 from pipeline.cli.clustering import ensure_clusters
+from pipeline.cli.feature_files import open_features
 from pipeline.cli.sampling import build_source, needs_clusters
 from pipeline.config import Recipe, recipe_digest
 from pipeline.config.deepspeed import render_deepspeed
 from pipeline.data.batches import Encode, EvalBatches, eval_batches
 from pipeline.data.index import ShardIndex
 from pipeline.data.loader import TrainLoader
-from pipeline.data.manifest import find_manifests
 from pipeline.data.mixture import Mixture
 from pipeline.data.pools import task_sizes
 from pipeline.data.sources import Source
 from pipeline.dist import Comm, launched_world_size
+from pipeline.errors import ShardError
 from pipeline.eval import generate, score, score_examples
 from pipeline.eval.examples import Answers, ScoredExample, with_answers
 from pipeline.models.encode import AnswerEncoder
@@ -51,10 +52,11 @@ class Data:
     def __post_init__(self) -> None:
         data = self.recipe.data
         self.index = ShardIndex(
-            Path(data.shards),
+            data.shards,
             data.datasets,
             max_duration_s=data.max_duration_s,
             train_per_dataset=data.train_per_dataset,
+            cache=data.cache,
         )
         self.datasets = sorted(self.index.datasets)
         self.sizes = {name: self.index.n_examples(name, "train") for name in self.datasets}
@@ -66,8 +68,18 @@ class Data:
 
     @cached_property
     def domains(self) -> dict[str, str]:
-        manifests = find_manifests(Path(self.recipe.data.shards))
-        return {name: str(manifests[name].domain) for name in self.datasets}
+        return {name: str(self.index.manifests[name].domain) for name in self.datasets}
+
+    def require_same(self, comm: Comm) -> None:
+        """ShardError on every rank unless all of them found the same data; every rank calls it."""
+        first, *others = comm.gather_objects(self.index.digests)
+        differing = sorted({name for each in others for name, _ in set(each.items()) ^ set(first.items())})
+        if differing:
+            raise ShardError(
+                "the ranks of this run see different prepared data",
+                where={"shards": self.index.shards, "datasets": ", ".join(differing)},
+                hint="bring the copies on all machines to one state; if the data is being written, wait for its end",
+            )
 
 
 class Session:
@@ -87,14 +99,19 @@ class Session:
         self.recipe = recipe
         self.data = data
         self.processor = load_processor(recipe.model.path)
-        self.encode = AnswerEncoder(self.processor)
+        self.encode = AnswerEncoder(self.processor, fast=recipe.data.features.fast)
         self.comm: Comm = engine_room.init_distributed()
+        data.require_same(self.comm)
         self.events = EventLog(folder, self.comm.rank)
         self.clusters = None
         if plan is not None and needs_clusters(plan):  # before this run's own model takes the memory
             self.clusters = ensure_clusters(recipe, data.index, self.comm, self.report_bad)
         torch.manual_seed(recipe.train.seed)  # the adapters' first values, equal on every rank
-        self.engine = engine_room.build_engine(recipe, load_model(recipe.model), self.comm.world_size)
+        model = load_model(recipe.model)
+        self.features = open_features(recipe, data.index, self.encode, model)
+        if self.features:
+            self.events.write("features", cache=recipe.data.features.cache, **self.features.counts())
+        self.engine = engine_room.build_engine(recipe, model, self.comm.world_size)
         torch.manual_seed(recipe.train.seed + 1_000_003 * (1 + self.comm.rank))  # dropout, different on every rank
         self.device = engine_room.device_of(self.engine)
 
@@ -113,7 +130,8 @@ class Session:
         index = self.data.index
         source: Source
         if plan is None:
-            source, pools = Mixture(self.data.datasets, seed, weights, self.recipe.data.draw), None
+            data = self.recipe.data
+            source, pools = Mixture(self.data.datasets, seed, weights, data.draw, data.min_share), None
         else:
             source, pools = build_source(self.recipe, index, plan, weights, seed, self.clusters)
         return TrainLoader(
@@ -128,6 +146,7 @@ class Session:
             workers=self.recipe.data.workers,
             on_bad=self.report_bad,
             pools=pools,
+            bucket=self.recipe.data.bucket,
         )
 
     def fixed_batches(
@@ -236,6 +255,10 @@ class Session:
     @cached_property
     def base_digest(self) -> str:
         return base_digest(self.recipe.model.path)
+
+    def feature_counts(self) -> dict[str, Any]:
+        """What this rank read from a cache of features so far, under the name `features`; nothing without a cache."""
+        return {"features": self.features.counts()} if self.features else {}
 
     def report_bad(self, dataset: str, example_id: str, reason: str) -> None:
         self.events.write("bad_sample", dataset=dataset, example=example_id, reason=reason)

@@ -174,7 +174,11 @@ class Run:
 
             engine_room.save_pretrained(session.engine, session.processor, saved_model(recipe), session.comm)
         session.events.write(
-            "data", step=clock.step, datasets=self.loader.counters(), pools=self.loader.pool_counters()
+            "data",
+            step=clock.step,
+            datasets=self.loader.counters(),
+            pools=self.loader.pool_counters(),
+            **session.feature_counts(),
         )
         self._write_run("finished", started)
         results = write_result(session, self.folder, clock, examples)

@@ -150,8 +150,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_digest(recipe: Recipe, *, ignore: Sequence[str] = ("out", "logging", "service")) -> str:
-    """sha256 of what influences the numbers of a run."""
-    tree = recipe.model_dump(mode="json", exclude=set(ignore))
+    """sha256 of what influences the numbers of a run; the way to its shards (`data.cache`) does not."""
+    tree = recipe.model_dump(mode="json", exclude={"data": {"cache"}} | dict.fromkeys(ignore, True))
     return hashlib.sha256(yaml.safe_dump(tree).encode()).hexdigest()
 
 

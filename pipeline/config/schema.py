@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_serializer, model_validator
 
 from pipeline.config.schedule import ScheduleConfig
 from pipeline.config.section import Section
 from pipeline.config.training import TrainConfig
+from pipeline.config.urls import without_secrets
 
 
 class LoraConfig(Section):
@@ -38,15 +39,75 @@ class ModelConfig(Section):
     )
 
 
+class FeaturesConfig(Section):
+    """How clips become what the model takes, and what of it is kept on disk (made by `gst features`).
+
+    `cache: log_mel` keeps the log-mel frames: training then decodes no audio; a clip that the cache lacks is computed
+    anew. `cache: encoder` keeps the outputs of a frozen audio encoder, and the model runs without its encoder; the
+    cache must be complete, for ranks that differ in what they compute would wait for each other for ever.
+    """
+
+    fast: bool = Field(
+        default=True,
+        description="our own log-mel where the front is Whisper's, equal to 1e-5; false: that of `transformers`",
+    )
+    cache: Literal["none", "log_mel", "encoder"] = "none"
+    folder: str | None = Field(default=None, description="None: <out>/features; runs of any experiment may share one")
+
+    @model_validator(mode="after")
+    def _computed_here(self) -> FeaturesConfig:
+        if self.cache != "none" and not self.fast:
+            raise ValueError(f"cache: {self.cache} needs fast: true; the cache holds what that computes")
+        return self
+
+
+class CacheConfig(Section):
+    """How shards are read that lie in an object store or on a web server; says nothing about a local folder.
+
+    `mode: shards` copies a whole shard to `folder` when its first clip is wanted: for data that is read many times and
+    fits there. `mode: ranges` fetches the bytes of each clip whenever it is wanted.
+    """
+
+    mode: Literal["shards", "ranges"] = "shards"
+    folder: str | None = Field(
+        default=None, description="None: audio-gst in $XDG_CACHE_HOME, which is ~/.cache where it is not set"
+    )
+    max_gb: PositiveFloat | None = Field(
+        default=None, description="of shards in the folder, least recently read ones leave first; None: no limit"
+    )
+    timeout_s: PositiveFloat = Field(default=60.0, description="of one request; it fetches 8 MiB at most")
+    tries: Annotated[int, Field(ge=5, le=100)] = Field(default=6, description="of one request")
+    wait_s: PositiveFloat = Field(default=0.5, description="about, before the second try; it doubles with every try")
+    give_up_s: PositiveFloat = Field(default=300.0, description="for all tries of one request together")
+
+
 class DataConfig(Section):
-    shards: str
+    shards: str = Field(description="a folder, or any URL that fsspec opens: s3://, gs://, https:// ...")
+    cache: CacheConfig = CacheConfig()
     datasets: tuple[str, ...] | None = Field(default=None, description="None: every prepared dataset")
     max_duration_s: PositiveFloat = 30.0
     workers: Annotated[int, Field(ge=0, le=64)] = 0
     draw: Literal["deficit", "categorical"] = "deficit"
+    min_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0,
+        description="least share of each dataset that is drawn, as a share of 1 / their number, whatever weights the "
+        "schedule gives; the others give in proportion",
+    )
+    bucket: Annotated[int, Field(ge=2)] | None = Field(
+        default=None,
+        description="sort the clips of so many micro-batches of a dataset by duration and cut them into micro-batches "
+        "anew, so that less is padded; best well below the dataset's own number. None: do not",
+    )
     train_per_dataset: PositiveInt | None = Field(
         default=None, description="only so many training examples of each dataset, the same for every arm and seed"
     )
+
+    features: FeaturesConfig = FeaturesConfig()
+
+    @field_serializer("shards")
+    def _shards_without_secrets(self, shards: str) -> str:
+        """Recipes are saved, logged and hashed: a password in a URL is not part of them."""
+        return without_secrets(shards)
 
 
 AnswerKind = Literal["closed", "tags", "transcript", "caption", "open"]

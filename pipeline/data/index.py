@@ -1,4 +1,4 @@
-"""Random access to the examples of prepared shards: side files say where each clip lies, `pread` fetches it.
+"""Random access to the examples of prepared shards: side files say where each clip lies, the store fetches it.
 
 No tar is parsed and no torch imported. Decoding is one pinned path, soundfile to float32, so that every machine hears
 the same samples.
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,23 +16,15 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from pipeline.data.manifest import (
-    MANIFEST_NAME,
-    DatasetManifest,
-    ShardEntry,
-    ShardSide,
-    find_manifests,
-    manifest_digest,
-    read_model,
-)
+from pipeline.config.schema import CacheConfig
+from pipeline.data.feature_cache import Audio, AudioSource
+from pipeline.data.manifest import MANIFEST_NAME, DatasetManifest, manifest_digest
 from pipeline.data.order import permutation
+from pipeline.data.storage import Span, open_store
 from pipeline.data.table import CLIP, ClipTable
 from pipeline.errors import AudioError, ShardError, nearest
 from pipeline.types import SPLITS, Clip, Example, Qa
 
-# Files stay open up to this number; clips of further shards cost an open and a close each. Well below the usual
-# limit of 1,024 per process, and far more than a few hundred gigabytes of shards need.
-_MAX_OPEN_SHARDS = 512
 # Which training examples a limited run has depends on nothing that differs between arms and seeds.
 _LIMIT_SEED = 20_260_519
 
@@ -43,30 +33,38 @@ class ShardIndex:
     """All examples of the chosen datasets, by (dataset, split, number).
 
     Args:
-        shards: folder with one folder per dataset (see `pipeline.data.manifest`).
+        shards: folder with one folder per dataset (see `pipeline.data.manifest`), or the URL of such a place.
         datasets: names to use; None means all that are there.
         splits: splits to use. With `train` among them every dataset must have training examples.
         max_duration_s: audio beyond this is not decoded; `n_cropped` counts the examples it touches.
         train_per_dataset: only so many training examples of each dataset, the first of a fixed permutation: the same
             ones in every run. A dataset with fewer keeps them all; other splits are whole.
+        cache: how shards behind a URL are read; None: by the defaults.
+
+    Attributes:
+        features: None, or where `read` gets what stands for a clip's audio; set it before the first `read`.
 
     Raises:
+        ConfigError: a URL whose protocol is unknown or needs a package that is not installed.
         ShardError: an unknown or unfinished dataset, a missing shard, one of another size than recorded, side files
             that contradict the manifest, or a dataset without training examples.
     """
 
     def __init__(
         self,
-        shards: Path,
+        shards: Path | str,
         datasets: Sequence[str] | None = None,
         splits: Sequence[str] = SPLITS,
         *,
         max_duration_s: float | None = None,
         train_per_dataset: int | None = None,
+        cache: CacheConfig | None = None,
     ) -> None:
-        self.shards = Path(shards)
+        self.store = open_store(shards, cache)
+        self.shards = self.store.root
         self.max_duration_s = max_duration_s
-        found = find_manifests(self.shards)
+        self.features: AudioSource | None = None
+        found = self.store.manifests(datasets)
         names = list(found) if datasets is None else list(dict.fromkeys(datasets))
         for name in names:
             if name not in found:
@@ -74,9 +72,6 @@ class ShardIndex:
         self.manifests = {name: found[name] for name in names}
         self.datasets = tuple(names)
         self.splits = tuple(splits)
-        self._files: list[Path] = []
-        self._handles: dict[int, int] = {}
-        self._lock = threading.Lock()
         self._tasks: dict[tuple[str, str], list[str | None]] = {}
         self._tables = {(name, split): self._read_table(name, split) for name in names for split in self.splits}
         self._limits: dict[str, int] = {}
@@ -116,6 +111,11 @@ class ShardIndex:
         duration_s = float(table.clips["duration_s"][table.locate(i)[0]])
         return duration_s if self.max_duration_s is None else min(duration_s, self.max_duration_s)
 
+    def durations_s(self, dataset: str, split: str) -> NDArray[np.float32]:
+        """[examples] seconds of audio of every example, before cropping."""
+        table = self._table(dataset, split)
+        return np.asarray(table.clips["duration_s"][table.clip_of])
+
     def read(self, dataset: str, split: str, i: int) -> Example:
         """Fetch and decode one example; safe to call from many threads.
 
@@ -123,11 +123,23 @@ class ShardIndex:
             AudioError: this clip's audio or annotation is damaged; others may be fine.
             ShardError: the shard itself is gone or was cut since the index was built.
         """
-        clip, question, row = self._read_clip(dataset, split, i)
-        shard = int(row["shard"])
-        flac = self._fetch(shard, int(row["audio_offset"]), int(row["audio_size"]))
-        where: dict[str, object] = {"shard": self._files[shard], "clip": clip.id}
-        audio, sample_rate_hz = decode(flac, self.max_duration_s, where)
+        table = self._table(dataset, split)
+        position, question = table.locate(i)
+        row = table.clips[position]
+        shard, source = int(row["shard"]), self.features
+        wanted = [_json_span(row)] if source else [_json_span(row), _audio_span(row)]  # in one request, where remote
+        annotation, *flac = self.store.read(shard, wanted)
+        where = self._where(table, position)
+        clip = self._clip(table, position, question + 1, annotation, where)
+
+        def from_shard() -> tuple[Audio, int]:
+            (content,) = flac or self.store.read(shard, [_audio_span(row)])
+            return decode(content, self.max_duration_s, where)
+
+        if source:
+            audio, sample_rate_hz = source.get(Path(self.store.place(shard)), int(row["audio_offset"]), from_shard)
+        else:
+            audio, sample_rate_hz = from_shard()
         qa = clip.qa[question]
         return Example(
             id=f"{clip.id}#{question}",
@@ -142,8 +154,9 @@ class ShardIndex:
 
     def read_qa(self, dataset: str, split: str, i: int) -> Qa:
         """The question and answers of one example, without its audio; raises as `read` does."""
-        clip, question, _ = self._read_clip(dataset, split, i)
-        return clip.qa[question]
+        table = self._table(dataset, split)
+        position, question = table.locate(i)
+        return self._read_clip(table, position, question + 1).qa[question]
 
     def tasks(self, dataset: str, split: str) -> list[str | None]:
         """The task of every example; None where a clip's annotation is damaged.
@@ -157,13 +170,10 @@ class ShardIndex:
             table = self._table(dataset, split)
             found: list[str | None] = []
             same: dict[str, str] = {}  # one string object for all examples of a task
-            for position, n_qa in enumerate(table.clips["n_qa"].tolist()):
+            by_clip = self.store.map(lambda position: self._tasks_of(table, position), range(len(table.clips)))
+            for position, tasks in enumerate(by_clip):
                 asked = table.question_of[slice(*np.searchsorted(table.clip_of, (position, position + 1)))].tolist()
-                try:
-                    clip = self._clip_at(table, position, n_qa)
-                    found += [same.setdefault(clip.qa[k].task, clip.qa[k].task) for k in asked]
-                except AudioError:
-                    found += [None] * len(asked)
+                found += [None if tasks is None else same.setdefault(tasks[k], tasks[k]) for k in asked]
             self._tasks[dataset, split] = found
         return self._tasks[dataset, split]
 
@@ -174,34 +184,45 @@ class ShardIndex:
         """The clip of every example, counted from 0 in shard order."""
         return self._table(dataset, split).clip_of.astype(np.int64)
 
+    def clip_places(self, dataset: str, split: str) -> list[tuple[str, int]]:
+        """(name of the shard, byte of its audio there) of every clip, in shard order."""
+        clips = self._table(dataset, split).clips
+        names = [Path(self.store.place(shard)).name for shard in clips["shard"].tolist()]
+        return list(zip(names, clips["audio_offset"].tolist(), strict=True))
+
     def close(self) -> None:
         """Close the shard files; a later `read` opens them again."""
-        with self._lock:
-            for handle in self._handles.values():
-                os.close(handle)
-            self._handles.clear()
+        self.store.close()
 
-    def _read_clip(self, dataset: str, split: str, i: int) -> tuple[Clip, int, np.void]:
-        """(clip, question number, table row) of example `i`."""
-        table = self._table(dataset, split)
-        position, question = table.locate(i)
-        return self._clip_at(table, position, question + 1), question, table.clips[position]
+    def _tasks_of(self, table: ClipTable, position: int) -> list[str] | None:
+        """The tasks of all questions of a clip; None where its annotation is damaged."""
+        try:
+            clip = self._read_clip(table, position, int(table.clips[position]["n_qa"]))
+        except AudioError:
+            return None
+        return [qa.task for qa in clip.qa]
 
-    def _clip_at(self, table: ClipTable, position: int, n_qa: int) -> Clip:
-        """Clip number `position`, which must have `n_qa` questions or more."""
+    def _read_clip(self, table: ClipTable, position: int, n_qa: int) -> Clip:
+        """Clip number `position` without its audio; it must have `n_qa` questions or more."""
         row = table.clips[position]
-        clip_id, shard = table.clip_ids[position], int(row["shard"])
-        where: dict[str, object] = {"shard": self._files[shard], "clip": clip_id}
-        clip = _parse_clip(self._fetch(shard, int(row["json_offset"]), int(row["json_size"])), where)
-        if clip.id != clip_id or len(clip.qa) < n_qa:
+        (annotation,) = self.store.read(int(row["shard"]), [_json_span(row)])
+        return self._clip(table, position, n_qa, annotation, self._where(table, position))
+
+    def _clip(self, table: ClipTable, position: int, n_qa: int, annotation: bytes, where: dict[str, object]) -> Clip:
+        clip = _parse_clip(annotation, where)
+        if clip.id != table.clip_ids[position] or len(clip.qa) < n_qa:
             raise AudioError(
                 "a clip's annotation is not the one that the side file lists",
                 state="bad_annotation",
                 where=where,
                 got=f"clip {clip.id} with {len(clip.qa)} questions",
-                expected=f"clip {clip_id} with {row['n_qa']} questions",
+                expected=f"clip {table.clip_ids[position]} with {table.clips[position]['n_qa']} questions",
             )
         return clip
+
+    def _where(self, table: ClipTable, position: int) -> dict[str, object]:
+        shard = int(table.clips[position]["shard"])
+        return {"shard": self.store.place(shard), "clip": table.clip_ids[position]}
 
     def _table(self, dataset: str, split: str) -> ClipTable:
         if dataset not in self.manifests:
@@ -212,7 +233,7 @@ class ShardIndex:
 
     def _unknown(self, name: str, known: dict[str, DatasetManifest]) -> ShardError:
         close = nearest(name, known)
-        if (self.shards / name).is_dir() and not (self.shards / name / MANIFEST_NAME).is_file():
+        if self.store.has_folder(name):
             hint = "its folder has no manifest: let `gst-data prepare` finish it"
         else:
             hint = f"did you mean {close}?" if close else "run `gst-data prepare` for it first"
@@ -240,19 +261,14 @@ class ShardIndex:
         if manifest.digest != manifest_digest(manifest.splits):
             raise ShardError(
                 "a manifest's digest is not that of the shards it lists",
-                where={"file": self.shards / dataset / MANIFEST_NAME},
+                where={"file": f"{self.shards}/{dataset}/{MANIFEST_NAME}"},
                 hint="it was edited; delete it and run `gst-data prepare` again",
             )
         entries = manifest.splits[split].shards if split in manifest.splits else []
         rows: list[tuple[float, ...]] = []
         clip_ids: list[str] = []
-        for entry in entries:
-            tar = self.shards / dataset / entry.file
-            _check_size(tar, entry)
-            side = read_model(tar.with_suffix(".json"), ShardSide)
-            _check_side(tar, entry, side)
-            shard = len(self._files)
-            self._files.append(tar)
+        first, sides = self.store.add(dataset, entries)
+        for shard, side in enumerate(sides, first):
             rows += [
                 (shard, s.audio_offset, s.audio_size, s.json_offset, s.json_size, s.duration_s, s.n_qa)
                 for s in side.samples
@@ -260,74 +276,17 @@ class ShardIndex:
             clip_ids += [s.clip_id for s in side.samples]
         return ClipTable(np.array(rows, dtype=CLIP), clip_ids)
 
-    def _fetch(self, shard: int, offset: int, size: int) -> bytes:
-        """`size` bytes of a shard; all of them or ShardError."""
-        try:
-            handle, keep = self._handle(shard)
-            try:
-                content = os.pread(handle, size, offset)
-            finally:
-                if not keep:
-                    os.close(handle)
-        except OSError as error:
-            raise ShardError(
-                "a shard cannot be read any more",
-                where={"shard": self._files[shard]},
-                got=error.strerror,
-                hint="it was there when the run began; check the disk, then resume from the last checkpoint",
-            ) from None
-        if len(content) != size:
-            raise ShardError(
-                "a shard became shorter while it was in use",
-                where={"shard": self._files[shard], "offset": offset},
-                got=f"{len(content)} bytes",
-                expected=f"{size} bytes",
-                hint="run `gst-data prepare` again, then resume from the last checkpoint",
-            )
-        return content
-
-    def _handle(self, shard: int) -> tuple[int, bool]:
-        """An open file of the shard, and whether it stays open."""
-        with self._lock:
-            if shard not in self._handles:
-                handle = os.open(self._files[shard], os.O_RDONLY)
-                if len(self._handles) >= _MAX_OPEN_SHARDS:
-                    return handle, False
-                self._handles[shard] = handle
-            return self._handles[shard], True
-
 
 def _limited_digest(digest: str, n: int) -> str:
     return hashlib.sha256(f"{digest} first {n}".encode()).hexdigest()
 
 
-def _check_size(tar: Path, entry: ShardEntry) -> None:
-    """A tar cut at a member boundary reads without any error; only its recorded size shows that it is whole."""
-    hint = "run `gst-data prepare` again; it rewrites this shard only"
-    if not tar.is_file():
-        raise ShardError("a shard is missing", where={"shard": tar}, expected=f"{entry.n_bytes} bytes", hint=hint)
-    n_bytes = tar.stat().st_size
-    if n_bytes != entry.n_bytes:
-        raise ShardError(
-            "a shard does not have its recorded size",
-            where={"shard": tar},
-            got=f"{n_bytes} bytes",
-            expected=f"{entry.n_bytes} bytes",
-            hint=hint,
-        )
+def _json_span(row: np.void) -> Span:
+    return int(row["json_offset"]), int(row["json_size"])
 
 
-def _check_side(tar: Path, entry: ShardEntry, side: ShardSide) -> None:
-    recorded = (entry.n_samples, entry.n_samples, entry.n_bytes, entry.sha256)
-    found = (len(side.samples), side.n_samples, side.n_bytes, side.sha256)
-    if found != recorded:
-        raise ShardError(
-            "a shard's side file contradicts the manifest",
-            where={"shard": tar},
-            got=f"{found[0]} samples, {found[2]} bytes, sha256 {found[3]}",
-            expected=f"{recorded[0]} samples, {recorded[2]} bytes, sha256 {recorded[3]}",
-            hint="run `gst-data prepare` again",
-        )
+def _audio_span(row: np.void) -> Span:
+    return int(row["audio_offset"]), int(row["audio_size"])
 
 
 def _parse_clip(content: bytes, where: dict[str, object]) -> Clip:

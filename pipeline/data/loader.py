@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.data.batches import BadSample, Encode, OnBad, make_micro_batch, try_read
 from pipeline.data.index import ShardIndex
-from pipeline.data.pools import Pool, dataset_pools
+from pipeline.data.pools import Pool, bucketed, dataset_pools
 from pipeline.data.sources import Source
 from pipeline.errors import CheckpointError, TrainingError, WorldSizeError
 from pipeline.types import Example, MicroBatch
@@ -89,8 +89,11 @@ class TrainLoader:
         max_consecutive_failures: so many bad samples in a row stop the run.
         on_bad: told dataset, example id and reason of every bad sample of the steps that are handed out.
         pools: what the names are that the mixture draws; None: whole datasets.
+        bucket: examples of so many micro-batches of a pool are sorted by duration and dealt to these micro-batches
+            anew, see `pipeline.data.order.bucketed_permutation`; None: they come in the order of the permutation.
 
     Raises:
+        ConfigError: `bucket` with a pool of clusters.
         WorldSizeError: the batch cannot be dealt to the ranks.
         ShardError: the mixture names a dataset that the index lacks, or one without examples.
     """
@@ -111,6 +114,7 @@ class TrainLoader:
         max_consecutive_failures: int = 100,
         on_bad: OnBad | None = None,
         pools: Mapping[str, Pool] | None = None,
+        bucket: int | None = None,
     ) -> None:
         self.slots = slots_per_step(global_batch, micro_batch, world_size)
         assert 0 <= comm_rank < world_size
@@ -124,8 +128,13 @@ class TrainLoader:
         self.workers = workers
         self.max_consecutive_failures = max_consecutive_failures
         self.on_bad = on_bad
+        self.bucket = bucket
         self.step = 0
         self._pools = dataset_pools(index, mixture.positions, split) if pools is None else dict(pools)
+        if bucket is not None:
+            self._pools = {
+                name: bucketed(pool, index, split, micro_batch, bucket) for name, pool in self._pools.items()
+            }
         assert set(self._pools) == set(mixture.positions), "every pool that may be drawn, and no other"
         self._datasets = sorted({name for pool in self._pools.values() for name in pool.datasets})
         self._bad: Counter[str] = Counter()
@@ -203,11 +212,11 @@ class TrainLoader:
         """
         mine = self._identity()
         for key, remedy in _REMEDIES.items():
-            if state.get(key) != mine[key]:
+            if state.get(key) != mine.get(key):
                 raise CheckpointError(
                     f"the checkpoint's data order was made with another {key}",
-                    got=state.get(key),
-                    expected=mine[key],
+                    got=state.get(key, "none"),
+                    expected=mine.get(key, "none"),
                     hint=remedy,
                 )
         saved: dict[str, str] = state["digests"]
@@ -248,6 +257,7 @@ class TrainLoader:
             "micro_batch": self.micro_batch,
             "digests": {name: self.index.digests[name] for name in self._datasets},
             **({"pools": partial} if partial else {}),
+            **({"bucket": self.bucket} if self.bucket else {}),
         }
 
     def _discard(self) -> None:
@@ -307,4 +317,5 @@ _REMEDIES = {
     "split": "set the split of the checkpoint, or start a new run",
     "global_batch": "set the global_batch of the checkpoint (the number of ranks may change, the batch may not)",
     "micro_batch": "set the micro_batch of the checkpoint (the number of ranks may change, the batch may not)",
+    "bucket": "set the data.bucket of the checkpoint, or start a new run",
 }

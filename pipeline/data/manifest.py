@@ -106,19 +106,30 @@ def manifest_digest(splits: dict[str, SplitEntry]) -> str:
 def read_model(path: Path, kind: type[_Model]) -> _Model:
     """Read and validate one JSON file; ShardError says what is wrong with it and what to run."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise ShardError(
-            "a prepared file is missing",
-            where={"file": path},
-            hint="run `gst-data prepare` again; it writes what lacks",
-        ) from None
+        raise missing_file(path) from None
+    return parse_model(content, kind, path)
+
+
+def missing_file(place: Path | str) -> ShardError:
+    return ShardError(
+        "a prepared file is missing",
+        where={"file": place},
+        hint="run `gst-data prepare` again; it writes what lacks",
+    )
+
+
+def parse_model(content: bytes, kind: type[_Model], place: Path | str) -> _Model:
+    """Validate a JSON file's content; `place` is named in the ShardError of a damaged one."""
+    try:
+        return kind.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
         raise ShardError(
             f"a prepared file is damaged or of another version: {first['msg']}",
-            where={"file": path, "key": key},
+            where={"file": place, "key": key},
             hint="delete it and run `gst-data prepare` again",
         ) from None
 
@@ -137,11 +148,16 @@ def find_manifests(shards: Path) -> dict[str, DatasetManifest]:
     if not shards.is_dir():
         raise ShardError("no such shard folder", where={"folder": shards}, hint="run `gst-data prepare` first")
     found = {path.parent.name: read_model(path, DatasetManifest) for path in sorted(shards.glob(f"*/{MANIFEST_NAME}"))}
+    return checked_manifests(found, shards)
+
+
+def checked_manifests(found: dict[str, DatasetManifest], shards: Path | str) -> dict[str, DatasetManifest]:
+    """`found`, by folder below `shards`; ShardError when there is none, or one does not fit its folder."""
     for folder, manifest in found.items():
         if manifest.dataset != folder:
             raise ShardError(
                 "a manifest lies in another dataset's folder",
-                where={"file": shards / folder / MANIFEST_NAME},
+                where={"file": f"{shards}/{folder}/{MANIFEST_NAME}"},
                 got=manifest.dataset,
                 expected=folder,
             )

@@ -68,6 +68,24 @@ def normalised(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
+def with_floor(shares: Mapping[str, float], floor: float) -> dict[str, float]:
+    """The same total with no share below `floor`: what lies below is raised, the rest gives in proportion.
+
+    Where the floors take all there is, everybody gets the same. Applying it twice changes nothing more.
+    """
+    total = sum(shares.values())
+    if floor * len(shares) >= total:
+        return dict.fromkeys(shares, total / len(shares))
+    raised: set[str] = set()
+    while True:
+        free = sum(share for name, share in shares.items() if name not in raised)
+        scale = (total - floor * len(raised)) / free
+        below = {name for name, share in shares.items() if name not in raised and share * scale < floor}
+        if not below:
+            return {name: floor if name in raised else share * scale for name, share in shares.items()}
+        raised |= below
+
+
 class Mixture:
     """Draws a dataset for every micro-batch slot of every global step, and counts the examples each has given.
 
@@ -77,19 +95,33 @@ class Mixture:
         weights: relative weight per dataset; one that is not named has weight zero and is never drawn.
         draw: `deficit` keeps served counts within about one draw of weight x slots, in a shuffled order;
             `categorical` draws independently.
+        min_share: the least that each of the D names with a weight is drawn, as a share of 1/D. With weights w summing
+            to 1 and f = min_share / D, names below f are drawn with f, the others with c w, where c is such that all
+            sum to 1 (and names that c w would push below f get f as well). It holds for all weights ever set; 0
+            leaves them as they are, 1 makes them uniform.
 
     Raises:
-        ConfigError: an unusable weight, an unknown name, or an unknown `draw`.
+        ConfigError: an unusable weight, an unknown name, an unknown `draw`, or a `min_share` outside 0 to 1.
     """
 
     def __init__(
-        self, datasets: Sequence[str], seed: int, weights: Mapping[str, float], draw: Draw = "deficit"
+        self,
+        datasets: Sequence[str],
+        seed: int,
+        weights: Mapping[str, float],
+        draw: Draw = "deficit",
+        min_share: float = 0.0,
     ) -> None:
+        if not 0 <= min_share <= 1:
+            raise ConfigError(
+                "unusable minimum share of a dataset", got=min_share, expected="0 to 1, of an equal share"
+            )
         if draw not in get_args(Draw):
             raise ConfigError("unknown way to draw datasets", got=draw, expected=" or ".join(get_args(Draw)))
         self.datasets = tuple(sorted(set(datasets)))
         self.seed = seed
         self.draw = draw
+        self.min_share = min_share
         self.slot = 0
         self._positions = dict.fromkeys(self.datasets, 0)
         self._credits = np.zeros(len(self.datasets))
@@ -103,7 +135,7 @@ class Mixture:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Current weight of every dataset; they sum to one."""
+        """Current weight of every dataset, with `min_share`; they sum to one."""
         return dict(zip(self.datasets, self._weights.tolist(), strict=True))
 
     @property
@@ -127,6 +159,9 @@ class Mixture:
                     hint=f"did you mean {close}?" if close else None,
                 )
         new = normalised({name: float(weights.get(name, 0.0)) for name in self.datasets})
+        if self.min_share:
+            drawn = {name: weight for name, weight in new.items() if weight > 0}
+            new |= with_floor(drawn, self.min_share / len(drawn))
         values = np.array([new[name] for name in self.datasets])
         if not np.array_equal(values > 0, self._weights > 0):
             self._credits[:] = 0.0
@@ -163,9 +198,7 @@ class Mixture:
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON data; the same on every rank and for every world size."""
         return {
-            "version": STATE_VERSION,
-            "seed": self.seed,
-            "draw": self.draw,
+            **self._identity(),
             "slot": self.slot,
             "weights": self.weights,
             "credits": dict(zip(self.datasets, self._credits.tolist(), strict=True)),
@@ -176,15 +209,15 @@ class Mixture:
         """Go on exactly where `state` was taken.
 
         Raises:
-            CheckpointError: the state is of another version, seed, way to draw, or set of datasets.
+            CheckpointError: the state is of another version, seed, way to draw, minimum share, or set of datasets.
         """
-        mine = {"version": STATE_VERSION, "seed": self.seed, "draw": self.draw}
-        for key, expected in mine.items():
-            if state.get(key) != expected:
+        mine = self._identity()
+        for key in ("version", "seed", "draw", "min_share"):
+            if state.get(key) != mine.get(key):
                 raise CheckpointError(
                     f"the saved mixture has another {key}",
-                    got=state.get(key),
-                    expected=expected,
+                    got=state.get(key, "none"),
+                    expected=mine.get(key, "none"),
                     hint=f"resume with the same {key}, or start a new run",
                 )
         if set(state["positions"]) != set(self.datasets):
@@ -198,3 +231,8 @@ class Mixture:
         self._weights = np.array([state["weights"][name] for name in self.datasets])
         self._credits = np.array([state["credits"][name] for name in self.datasets])
         self._positions = {name: state["positions"][name] for name in self.datasets}
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a saved mixture to go on; `min_share` is named where there is one."""
+        least = {"min_share": self.min_share} if self.min_share else {}
+        return {"version": STATE_VERSION, "seed": self.seed, "draw": self.draw, **least}

@@ -40,6 +40,30 @@ def permutation(seed: int, stream: str, epoch: int, n: int) -> NDArray[np.uint32
     return order
 
 
+def bucketed_permutation(
+    seed: int, stream: str, epoch: int, durations_s: NDArray[np.float32], micro_batch: int, window: int
+) -> NDArray[np.uint32]:
+    """The epoch's `permutation` of len(durations_s), moved about so that micro-batches are of like duration.
+
+    Epochs follow each other without a gap, so the epoch's first and last few examples may share a micro-batch with
+    another epoch's; they stay where they are. Its whole micro-batches are taken `window` at a time: the examples of a
+    window are sorted by duration (equal ones keep their order) and cut into micro-batches anew, and these come in an
+    order drawn for (seed, stream, epoch). So every epoch still has each example once.
+    """
+    n = len(durations_s)
+    order = permutation(seed, stream, epoch, n)
+    head = min(-epoch * n % micro_batch, n)
+    count = (n - head) // micro_batch
+    whole = order[head : head + count * micro_batch]
+    window_of = np.arange(count) // window
+    by_duration = np.lexsort((durations_s[whole], np.repeat(window_of, micro_batch)))
+    batches = whole[by_duration].reshape(count, micro_batch)
+    visited = np.lexsort((uniforms(seed, f"bucket/{stream}", epoch, count), window_of))
+    moved = np.concatenate([order[:head], batches[visited].reshape(-1), order[head + len(whole) :]])
+    moved.flags.writeable = False
+    return moved
+
+
 def example_at(seed: int, dataset: str, n: int, position: int) -> int:
     """Which of the `n` examples of `dataset` stands at `position` of its endless stream of epochs."""
     epoch, offset = divmod(position, n)

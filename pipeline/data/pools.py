@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline.data.batches import require_examples
 from pipeline.data.index import ShardIndex
-from pipeline.data.order import example_at
+from pipeline.data.order import bucketed_permutation, example_at
 from pipeline.errors import ConfigError, did_you_mean
+
+_EPOCHS_KEPT = 4  # orders of one pool: two for reads that lie about an epoch's edge, and some to spare
 
 
 class Pool(Protocol):
@@ -69,11 +71,64 @@ class DatasetPool:
         return self.n
 
     def at(self, seed: int, position: int) -> tuple[str, int]:
-        place = example_at(seed, self.name, self.n, position)
-        return self.dataset, place if self.numbers is None else int(self.numbers[place])
+        return self.dataset, self.number(example_at(seed, self.name, self.n, position))
+
+    def number(self, place: int) -> int:
+        """Which of the dataset's examples is the pool's `place`-th."""
+        return place if self.numbers is None else int(self.numbers[place])
 
     def consumed(self, seed: int, position: int) -> dict[str, int]:
         return {self.dataset: position}
+
+
+class BucketedPool:
+    """The same examples in an order whose micro-batches hold clips of like duration, so that less is padded.
+
+    Args:
+        durations_s: [n] of the pool's examples.
+        micro_batch, window: see `bucketed_permutation`.
+    """
+
+    def __init__(self, pool: DatasetPool, durations_s: NDArray[np.float32], micro_batch: int, window: int) -> None:
+        assert len(durations_s) == len(pool)
+        self._pool = pool
+        self._durations_s = durations_s
+        self._micro_batch, self._window = micro_batch, window
+        self._order = lru_cache(maxsize=_EPOCHS_KEPT)(self._make_order)
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        return self._pool.datasets
+
+    @property
+    def digest(self) -> str | None:
+        return self._pool.digest
+
+    def __len__(self) -> int:
+        return len(self._pool)
+
+    def at(self, seed: int, position: int) -> tuple[str, int]:
+        epoch, offset = divmod(position, len(self._pool))
+        return self._pool.dataset, self._pool.number(int(self._order(seed, epoch)[offset]))
+
+    def consumed(self, seed: int, position: int) -> dict[str, int]:
+        return self._pool.consumed(seed, position)
+
+    def _make_order(self, seed: int, epoch: int) -> NDArray[np.uint32]:
+        return bucketed_permutation(seed, self._pool.name, epoch, self._durations_s, self._micro_batch, self._window)
+
+
+def bucketed(pool: Pool, index: ShardIndex, split: str, micro_batch: int, window: int) -> BucketedPool:
+    """`pool` in buckets of durations; ConfigError when it has no datasets' own order (it is drawn by cluster)."""
+    if not isinstance(pool, DatasetPool):
+        raise ConfigError(
+            "examples drawn by cluster cannot be bucketed by duration",
+            where={"key": "data.bucket"},
+            got=window,
+            hint="leave data.bucket out, or choose a regime that draws by dataset",
+        )
+    durations_s = index.durations_s(pool.dataset, split)
+    return BucketedPool(pool, durations_s if pool.numbers is None else durations_s[pool.numbers], micro_batch, window)
 
 
 def dataset_pools(index: ShardIndex, datasets: Iterable[str], split: str) -> dict[str, Pool]:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.schema import Recipe
 from pipeline.grid.tasks import Kind, Task
@@ -46,20 +47,29 @@ def measure(run: Path, launched: float) -> Speed:
     ValueError: the log does not have two steps, an evaluation and a test.
     """
     events, _ = read_event_lines(run / "events-rank0.jsonl")
-    steps, evaluations, last = [], [], events[0] if events else {}
-    for event in events:
-        took = event["t"] - last["t"]
-        if event["event"] == "step" and last["event"] in ("step", "checkpoint", "sketch"):
-            steps.append(took)
-        elif event["event"] == "eval" and last["event"] in ("step", "stage", "sketch"):
-            evaluations.append(took)
-        last = event
-    tests = [event["seconds"] + event.get("generate_seconds", 0.0) for event in events if event["event"] == "test"]
+    steps, evaluations, tests = seconds_of(events)
     if not (steps and evaluations and tests):
         raise ValueError(f"{run}: no steps, evaluations or test to measure")
     # Ending the ranks takes about a quarter of what starting them does.
     start = 1.25 * (events[0]["t"] - launched)
     return Speed(start, statistics.median(steps), statistics.median(evaluations), tests[-1])
+
+
+def seconds_of(events: Iterable[Mapping[str, Any]]) -> tuple[list[float], list[float], list[float]]:
+    """What each step, each evaluation and each test of a run's event log took."""
+    steps, evaluations, tests = [], [], []
+    last: Mapping[str, Any] | None = None
+    for event in events:
+        took = event["t"] - last["t"] if last else 0.0
+        before = last["event"] if last else None
+        if event["event"] == "step" and before in ("step", "checkpoint", "sketch"):
+            steps.append(took)
+        elif event["event"] == "eval" and before in ("step", "stage", "sketch"):
+            evaluations.append(took)
+        elif event["event"] == "test":
+            tests.append(event["seconds"] + event.get("generate_seconds", 0.0))
+        last = event
+    return steps, evaluations, tests
 
 
 class Forecast:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipeline.errors import ModelError
+from pipeline.models.features import ComputedFeatures, LogMel, no_outputs, takes_features
 from pipeline.types import Example
 
 IGNORE = -100
+# Several audio tokens of any encoder: Qwen2-Audio takes a prompt in which no two stand together for an old form of it.
+DUMMY_S = 0.5
 
 
 class AnswerEncoder:
@@ -18,10 +24,25 @@ class AnswerEncoder:
 
     The prompt (chat template with audio and question) and the answer are tokenised apart, so that the answer's tokens
     never depend on the prompt's last token; labels cover the answer and the end-of-turn token only.
+
+    Examples may lack audio (None). Where all of a micro-batch do, the audio encoder still runs, on a silent clip: under
+    ZeRO-3 every rank gathers every module's weights, and one that left a module out would wait for ever. The prompt of
+    that clip stands in the first row's padding, attended by nothing and with no label: it changes neither loss nor
+    gradient.
+
+    Args:
+        fast: compute log-mel by `LogMel` where the processor is known to take it so; else the processor's own
+            extractor does it, and cached features in the place of audio cannot be encoded.
+
+    Attributes:
+        log_mel: what computes log-mel here, or None.
+        outputs_width: channels of the audio encoder's outputs, where examples hold these instead of audio.
     """
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: Any, *, fast: bool = False) -> None:
         self._processor = processor
+        self.log_mel = LogMel(processor.feature_extractor) if fast and takes_features(processor) else None
+        self.outputs_width: int | None = None
         self._tokenizer = processor.tokenizer
         self._sample_rate_hz = processor.feature_extractor.sampling_rate
         self._template = self._render_template("{question}")
@@ -32,11 +53,12 @@ class AnswerEncoder:
         Raises:
             ModelError: audio of another sample rate than the model's.
         """
-        prompts, audio = self._encode(examples)
+        prompts, audio, dummy = self._encode(examples)
         answers = [self._answer_ids(example.answer) for example in examples]
         rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         labels = [[IGNORE] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
-        return {**self._padded(rows), "labels": _pad(labels, IGNORE), **audio}
+        labels = _beside_first(labels, [IGNORE] * len(dummy))
+        return {**self._padded(rows, dummy), "labels": _pad(labels, IGNORE), **audio}
 
     def prompts(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """To be answered: `input_ids attention_mask [B, T]`, padded on the left, and the audio's tensors.
@@ -44,8 +66,8 @@ class AnswerEncoder:
         Raises:
             ModelError: as when called.
         """
-        prompts, audio = self._encode(examples)
-        return {**self._padded(prompts, left=True), **audio}
+        prompts, audio, dummy = self._encode(examples)
+        return {**self._padded(prompts, dummy, left=True), **audio}
 
     def texts(self, answers: torch.Tensor) -> list[str]:
         """Answers [B, T] in tokens as text, without special tokens."""
@@ -61,8 +83,30 @@ class AnswerEncoder:
         """The token that ends an answer."""
         return int(self._tokenizer.eos_token_id)
 
-    def _encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
-        """Each example's prompt in tokens, without padding, and the processor's audio tensors."""
+    def _encode(self, examples: Sequence[Example]) -> tuple[list[list[int]], dict[str, torch.Tensor], list[int]]:
+        """Each example's prompt in tokens, without padding; the processor's audio tensors; a dummy clip's prompt.
+
+        The last is empty where any example has audio.
+        """
+        heard = [example for example in examples if example.audio is not None]
+        spoken, audio = self._with_audio(heard or [self._silence()])
+        dummy = [] if heard else spoken.pop()
+        prompts = [
+            self._tokenizer(self._text_template.replace("{question}", example.question))["input_ids"]
+            if example.audio is None
+            else spoken.pop(0)
+            for example in examples
+        ]
+        return prompts, audio, dummy
+
+    def _silence(self) -> Example:
+        silence: Any = np.zeros(round(DUMMY_S * self._sample_rate_hz), dtype=np.float32)
+        if self.outputs_width is not None:
+            silence = no_outputs(self.outputs_width, len(silence))
+        return Example("(silence)", "(none)", silence, self._sample_rate_hz, question="", answer="")
+
+    def _with_audio(self, examples: Sequence[Example]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
+        """Prompts of examples that all have audio, and the processor's audio tensors."""
         for example in examples:
             if example.sample_rate_hz != self._sample_rate_hz:
                 raise ModelError(
@@ -72,7 +116,11 @@ class AnswerEncoder:
                     expected=f"{self._sample_rate_hz} Hz",
                     hint="run `gst-data prepare` again; it resamples to 16 kHz",
                 )
-        encoded = self._processor(
+        processor = self._processor
+        if self.log_mel is not None:
+            processor = copy.copy(processor)  # of its own for this call: many threads encode at once
+            processor.feature_extractor = ComputedFeatures(self.log_mel, [example.audio for example in examples])
+        encoded = processor(
             text=[self._template.replace("{question}", example.question) for example in examples],
             audio=[example.audio for example in examples],
             sampling_rate=self._sample_rate_hz,
@@ -89,16 +137,27 @@ class AnswerEncoder:
         ids = self._tokenizer(answer, add_special_tokens=False)["input_ids"]
         return [*ids, self.eos_token_id]
 
-    def _padded(self, rows: list[list[int]], left: bool = False) -> dict[str, torch.Tensor]:
+    def _padded(self, rows: list[list[int]], dummy: list[int], left: bool = False) -> dict[str, torch.Tensor]:
+        masks = _beside_first([[1] * len(row) for row in rows], [0] * len(dummy), left)
         return {
-            "input_ids": _pad(rows, self.pad_token_id, left),
-            "attention_mask": _pad([[1] * len(row) for row in rows], 0, left),
+            "input_ids": _pad(_beside_first(rows, dummy, left), self.pad_token_id, left),
+            "attention_mask": _pad(masks, 0, left),
         }
 
-    def _render_template(self, question: str) -> str:
-        content = [{"type": "audio", "audio_url": "clip"}, {"type": "text", "text": question}]
+    @cached_property
+    def _text_template(self) -> str:
+        return self._render_template("{question}", has_audio=False)
+
+    def _render_template(self, question: str, has_audio: bool = True) -> str:
+        clip = [{"type": "audio", "audio_url": "clip"}] if has_audio else []
+        content = [*clip, {"type": "text", "text": question}]
         conversation = [{"role": "user", "content": content}]
         return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+
+
+def _beside_first(rows: list[list[int]], more: list[int], left: bool = False) -> list[list[int]]:
+    """The rows, with `more` on the padded side of the first one."""
+    return [[*more, *rows[0]] if left else [*rows[0], *more], *rows[1:]]
 
 
 def _pad(rows: list[list[int]], value: int, left: bool = False) -> torch.Tensor:

@@ -266,16 +266,17 @@ def read_run(folder: Path) -> Run | Missing:
 def comparable_recipe(path: Path) -> str | None:
     """sha256 of the resolved recipe without what may differ between seeds of one arm; None without a recipe.
 
-    Left out: `out`, `logging`, `train.seed` and `schedule.seed` (each seed of a random control may draw its own
-    partition). run.json's `config_digest` includes the seed, so it cannot tell whether two seeds are comparable.
+    Left out: `out`, `logging`, `data.cache`, `train.seed` and `schedule.seed` (each seed of a random control may draw
+    its own partition). run.json's `config_digest` includes the seed, so it cannot tell whether two seeds are
+    comparable.
     """
     if not path.exists():
         return None
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     for key in ("out", "logging"):
         tree.pop(key, None)
-    for section in ("train", "schedule"):
-        (tree.get(section) or {}).pop("seed", None)
+    for section, key in (("data", "cache"), ("train", "seed"), ("schedule", "seed")):
+        (tree.get(section) or {}).pop(key, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import Recipe
+from pipeline.config.urls import join, without_secrets
 from pipeline.runlog.run_folder import RunFolder, grid_folder
 
 NOTE = "mlflow.note.content"
@@ -98,7 +99,7 @@ def dataset_inputs(recipe: Recipe, info: dict[str, Any]) -> list[Any]:
             name=name,
             digest=digest[:DIGEST_LENGTH],
             source_type="local",
-            source=json.dumps({"uri": str(Path(recipe.data.shards) / name)}),
+            source=json.dumps({"uri": join(without_secrets(recipe.data.shards), name)}),
             schema=SCHEMA,
             profile=json.dumps(counts),
         )

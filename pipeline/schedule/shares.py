@@ -1,4 +1,4 @@
-"""Shares of the mixture under bounds: floors, a cap on change, and changes among some datasets only."""
+"""Shares of the mixture under bounds: a cap on change, and changes among some datasets only."""
 
 from __future__ import annotations
 
@@ -9,24 +9,6 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 Shares = dict[str, float]
-
-
-def with_floor(shares: Mapping[str, float], floor: float) -> Shares:
-    """The same total with no share below `floor`: what lies below is raised, the rest gives in proportion.
-
-    Where the floors take all there is, everybody gets the same. Applying it twice changes nothing more.
-    """
-    total = sum(shares.values())
-    if floor * len(shares) >= total:
-        return dict.fromkeys(shares, total / len(shares))
-    raised: set[str] = set()
-    while True:
-        free = sum(share for name, share in shares.items() if name not in raised)
-        scale = (total - floor * len(raised)) / free
-        below = {name for name, share in shares.items() if name not in raised and share * scale < floor}
-        if not below:
-            return {name: floor if name in raised else share * scale for name, share in shares.items()}
-        raised |= below
 
 
 def step_towards(old: Mapping[str, float], target: Mapping[str, float], max_change: float) -> Shares:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.config.schema import Recipe
+from pipeline.data.mixture import with_floor
 from pipeline.schedule.lr import lr_factor
 from pipeline.schedule.policies.gradients import follow_gradients, seen_gram
 from pipeline.schedule.policies.mastering import Prerequisites, attention, learning_progress, mastering_rates
-from pipeline.schedule.shares import Shares, step_towards, with_floor
+from pipeline.schedule.shares import Shares, step_towards
 from pipeline.schedule.stages import StagePlan
 from pipeline.schedule.state import CurvesByDataset, mean_loss, record_losses, require_same_plan
 from pipeline.types import Decision, EvalPoint

@@ -105,7 +105,7 @@ def write_corpus(folder: Path, source: Source, n_clips: int, seed: int) -> list[
     for number in range(n_clips):
         name = f"clip{number:03d}"
         path = folder / f"{name}.{source.suffix}"
-        audio = _clip(source, np.random.default_rng([seed, number]))
+        audio = make_clip(source, np.random.default_rng([seed, number]))
         soundfile.write(path, audio, source.rate_hz, subtype=source.subtype)
         lines.append({"id": name, "audio": path.name, "dataset": "bench", "split": "train", "domain": "sound"})
         lines[-1] |= {"question": "What is to be heard?", "answer": "tones and bursts of noise"}
@@ -114,20 +114,20 @@ def write_corpus(folder: Path, source: Source, n_clips: int, seed: int) -> list[
     return files
 
 
-def _clip(source: Source, rng: np.random.Generator) -> NDArray[np.float32]:
+def make_clip(source: Source, rng: np.random.Generator, duration_s: float = CLIP_S) -> NDArray[np.float32]:
     """[T, channels]: harmonic tones that swell and fade, bursts of band-limited noise, and a quiet floor."""
-    n = round(CLIP_S * source.rate_hz)
+    n = round(duration_s * source.rate_hz)
     time_s = np.arange(n) / source.rate_hz
     audio = 1e-4 * rng.normal(size=(n, source.channels))
     for _ in range(6):
         pitch_hz = rng.uniform(80, 800)
-        swell = np.exp(-(((time_s - rng.uniform(0, CLIP_S)) / rng.uniform(0.3, 2.0)) ** 2))
+        swell = np.exp(-(((time_s - rng.uniform(0, duration_s)) / rng.uniform(0.3, 2.0)) ** 2))
         tone = sum(np.sin(2 * np.pi * pitch_hz * k * time_s) / k for k in range(1, 8))
         audio += 0.06 * np.outer(swell * tone, rng.uniform(0.3, 1.0, source.channels))
     for _ in range(6):
         low_hz = rng.uniform(100, 4000)
         noise = _band(rng.normal(size=n), source.rate_hz, low_hz, 2.5 * low_hz)
-        burst = noise * (np.abs(time_s - rng.uniform(0, CLIP_S)) < 0.7)
+        burst = noise * (np.abs(time_s - rng.uniform(0, duration_s)) < 0.7)
         audio += 0.1 * np.outer(burst, rng.uniform(0.3, 1.0, source.channels))
     return np.clip(audio, -1, 1).astype(np.float32)
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from pipeline.affinity.estimator import GradientStats, GramEstimate, corrected_gram
 from pipeline.config.schema import Recipe
+from pipeline.data.mixture import with_floor
 from pipeline.schedule.policies.gram import gram_shares
 from pipeline.schedule.policies.pike import pike_shares
-from pipeline.schedule.shares import Array, Shares, retarget, step_towards, with_floor
+from pipeline.schedule.shares import Array, Shares, retarget, step_towards
 
 FEWEST = 2  # micro-batches without which noise cannot be told from signal
 

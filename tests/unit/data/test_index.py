@@ -64,7 +64,7 @@ def test_channels_are_averaged(tmp_path: Path) -> None:
 
 
 def test_more_shards_than_files_kept_open(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.data.index._MAX_OPEN_SHARDS", 1)
+    monkeypatch.setattr("pipeline.data.storage._MAX_OPEN_SHARDS", 1)
     index = ShardIndex(shards)
     examples = [index.read("beta", "train", i) for i in (12, 0, 12, 5)]
     assert [example.id for example in examples] == [index.example_id("beta", "train", i) for i in (12, 0, 12, 5)]

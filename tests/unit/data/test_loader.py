@@ -31,8 +31,8 @@ def make_loader(index: ShardIndex, rank: int = 0, world_size: int = 1, workers: 
     seed = changes.pop("seed", 0)
     weights = changes.pop("weights", WEIGHTS)
     datasets = changes.pop("datasets", list(WEIGHTS))
+    mixture = Mixture(datasets, seed, weights, changes.pop("draw", "deficit"), changes.pop("min_share", 0.0))
     options = {"global_batch": GLOBAL_BATCH, "micro_batch": MICRO_BATCH, **changes}
-    mixture = Mixture(datasets, seed, weights)
     return TrainLoader(
         index, mixture, encode, comm_rank=rank, world_size=world_size, seed=seed, workers=workers, **options
     )
@@ -267,6 +267,8 @@ def test_batch_of_broken_micro_batches_is_refused(global_batch: int, micro_batch
         ({"global_batch": 4}, "global_batch of the checkpoint"),
         ({"micro_batch": 4}, "micro_batch of the checkpoint"),
         ({"split": "val"}, "split"),
+        ({"bucket": 3}, "data.bucket of the checkpoint"),
+        ({"min_share": 0.5}, "same min_share"),
         ({"datasets": ["alpha", "beta"], "weights": {"alpha": 1.0}}, "gamma"),
     ],
 )

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.schedule import MasteringConfig, PikeConfig
+from pipeline.data.mixture import with_floor
 from pipeline.schedule import build_plan
 from pipeline.schedule.policies.gradients import seen_gram
 from pipeline.schedule.policies.gram import gram_shares
 from pipeline.schedule.policies.mastering import Prerequisites, attention, learning_progress, mastering_rates
 from pipeline.schedule.policies.pike import pike_shares
-from pipeline.schedule.shares import retarget, step_towards, with_floor
+from pipeline.schedule.shares import retarget, step_towards
 from pipeline.schedule.state import CurvesByDataset
 from pipeline.schedule.weighted import WeightController
 from tests.unit.schedule.builders import DOMAINS, SIZES, at, make_recipe, window

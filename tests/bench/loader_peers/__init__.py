@@ -1,0 +1,1 @@
+"""Loaders that `gst bench loader` compares: each one in a module with `convert` and `batches`, see `contract`."""
