@@ -12,8 +12,8 @@ loader_encoded_samples_per_second   ours, encoded for a small model as in traini
 loader_over_NAME                    ours over a peer's, median of the rounds' ratios
 
 A peer that is not installed, fails, or hands over anything else is reported as not measured. mosaicml-streaming needs
-transformers < 5, so it cannot be installed beside this package: give it another Python by --python mosaic=PATH, which
-needs torch, soundfile and the peer.
+transformers < 5 and cannot be installed beside this package: install all peers elsewhere, from
+tests/bench/loader_peers/requirements.txt, and give that Python by --python PATH (or --python PEER=PATH).
 """
 
 from __future__ import annotations

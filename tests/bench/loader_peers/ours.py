@@ -25,7 +25,7 @@ def convert(source: Path, target: Path) -> None:
 
 
 def batches(folder: Path, micro_batch: int, seed: int) -> Iterator[Batch]:
-    encode = AnswerEncoder(load_processor(os.environ[MODEL])) if os.environ.get(MODEL) else _collated
+    encode = AnswerEncoder(load_processor(os.environ[MODEL]), fast=True) if os.environ.get(MODEL) else _collated
     index = ShardIndex(folder, splits=("train",))
     loader = TrainLoader(
         index,
