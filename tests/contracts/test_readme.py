@@ -20,7 +20,7 @@ COMMANDS = [shlex.split(line, comments=True) for line in BLOCKS.splitlines() if 
 def verbs_and_options() -> list[tuple[str, tuple[str, ...]]]:
     found: dict[str, set[str]] = {}
     for words in COMMANDS:
-        depth = 3 if words[:2] == ["gst", "model"] else 2
+        depth = 3 if words[1] in ("model", "bench") else 2
         options = {word for word in words[depth:] if word.startswith("--")}
         found.setdefault(" ".join(words[:depth]), set()).update(options)
     return [(verb, tuple(sorted(options))) for verb, options in sorted(found.items())]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,9 @@ SCRIPT = """
 def test_a_killed_worker_takes_its_task_with_it_and_the_task_is_free_again(tmp_path: Path, how: int) -> None:
     root = str(Path(__file__).resolve().parents[3])
     script = textwrap.dedent(SCRIPT.format(root=root, folder=str(tmp_path)))
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+    # What runs in a shell's background ignores SIGINT, and its children would, too.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=root, preexec_fn=heard)
     grandchild = tmp_path / "grandchild"
     wait_for(lambda: grandchild.exists() and grandchild.read_text().strip() != "")
     pid = int((tmp_path / "pid").read_text())
