@@ -64,9 +64,7 @@ def _pools(config: Recipe, data: Data, stages: StagePlan) -> dict[str, Pool]:
 
 def _remarks(config: Recipe, stages: StagePlan, expected: Sequence[ExpectedStage], no_tokens: str) -> Iterator[str]:
     """How the tree's numbers are meant."""
-    if len(stages.stages) > 1 and not all(
-        stage.ends_at is not None and not stage.by_plateau for stage in stages.stages
-    ):
+    if len(stages.stages) > 1 and any(stage.ends_at is None or stage.by_plateau for stage in stages.stages):
         yield "steps: all that its limits leave to a stage; one that ends sooner leaves the rest to those after it"
     if any(stage.assumed for stage in expected):
         yield f"{ASSUMED}: no limit says when this stage ends; it was given an equal share of the steps that are left"

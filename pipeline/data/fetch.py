@@ -53,39 +53,15 @@ class Fetcher:
 
     def document(self, name: str) -> bytes:
         """All bytes of a file that holds one JSON object."""
-
-        def call() -> bytes:
-            content: bytes = self._call(self._fs.cat_file, name)
-            if not content.rstrip().endswith(b"}"):  # not every server says how long an answer is
-                raise ConnectionError(f"{len(content)} bytes came, and these are no whole JSON object")
-            return content
-
-        return self._try(self.place(name), call)
+        return self._try(self.place(name), lambda: self._ask_document(name))
 
     def range(self, name: str, offset: int, size: int, *, or_more: bool = False) -> bytes:
-        """`size` bytes of a file from `offset`.
+        """`size` bytes of a file from byte `offset`.
 
         Args:
             or_more: allow all bytes from `offset` to the end: that is what comes of servers that send whole files only.
         """
-
-        def call() -> bytes:
-            content: bytes = self._call(self._fs.cat_file, name, start=offset, end=offset + size)
-            if len(content) > size:
-                if not or_more:
-                    raise ShardError(
-                        "this server sends whole files where a part was asked",
-                        where={"url": self.place(name)},
-                        got=f"{len(content)} bytes",
-                        expected=f"{size} bytes",
-                        hint="copy whole shards: data.cache.mode=shards",
-                    )
-                content = content[offset:]
-            if len(content) < size:
-                raise ConnectionError(f"{len(content)} bytes came instead of {size}")
-            return content
-
-        return self._try(self.place(name), call)
+        return self._try(self.place(name), lambda: self._ask_range(name, offset, size, or_more))
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where the store does not tell."""
@@ -102,7 +78,37 @@ class Fetcher:
         """The URL of a file, for messages."""
         return join(self.shown, name)
 
+    def _ask_document(self, name: str) -> bytes:
+        """One request for `document`; ConnectionError, worth another try, when the answer was cut."""
+        content: bytes = self._call(self._fs.cat_file, name)
+        if not content.rstrip().endswith(b"}"):  # not every server says how long an answer is
+            raise ConnectionError(f"{len(content)} bytes came, and these are no whole JSON object")
+        return content
+
+    def _ask_range(self, name: str, offset: int, size: int, or_more: bool) -> bytes:
+        """One request for `range`.
+
+        Raises:
+            ConnectionError: worth another try: the answer was cut.
+            ShardError: a server that sends whole files, and not `or_more`.
+        """
+        content: bytes = self._call(self._fs.cat_file, name, start=offset, end=offset + size)
+        if len(content) > size:
+            if not or_more:
+                raise ShardError(
+                    "this server sends whole files where a part was asked",
+                    where={"url": self.place(name)},
+                    got=f"{len(content)} bytes",
+                    expected=f"{size} bytes",
+                    hint="copy whole shards: data.cache.mode=shards",
+                )
+            content = content[offset:]
+        if len(content) < size:
+            raise ConnectionError(f"{len(content)} bytes came instead of {size}")
+        return content
+
     def _call(self, function: Callable[..., Any], name: str, **options: Any) -> Any:
+        """`function` of the file system, with the file's own name there."""
         if getattr(self._fs, "async_impl", False):  # ends the request itself too, which a thread left alone does not
             options["timeout"] = self._options.timeout_s
         return function(f"{self._root}/{name}", **options)

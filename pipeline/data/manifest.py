@@ -113,6 +113,7 @@ def read_model(path: Path, kind: type[_Model]) -> _Model:
 
 
 def missing_file(place: Path | str) -> ShardError:
+    """What to raise where a side file or manifest is not there."""
     return ShardError(
         "a prepared file is missing",
         where={"file": place},

@@ -64,6 +64,7 @@ class RemoteStore(ShardStore):
         return checked_manifests(dict(sorted(found.items())), self.root)
 
     def read(self, shard: int, spans: Sequence[Span]) -> list[bytes]:
+        """From the copy of the shard, which is made first where there is none; or, without copies, in one request."""
         dataset, entry, _ = self._shards[shard]
         if not self._copies:
             first, last = min(offset for offset, _ in spans), max(offset + size for offset, size in spans)
@@ -73,6 +74,7 @@ class RemoteStore(ShardStore):
             return [os.pread(handle, size, offset) for offset, size in spans]
 
     def map(self, function: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
+        """In the order of `items`, many at a time: a request mostly waits. Raises what `function` does, at once."""
         pool = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="gst-store")
         everything = list(items)
         results: list[_Result] = []

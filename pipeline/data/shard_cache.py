@@ -25,6 +25,7 @@ from pipeline.config.schema import CacheConfig
 from pipeline.data.manifest import ShardEntry, ShardSide, read_model, write_model
 from pipeline.data.storage import require_side
 from pipeline.errors import ConfigError, ShardError
+from pipeline.locks import try_lock
 
 _GIGABYTE = 1e9
 _POLL_S = 0.05
@@ -175,15 +176,14 @@ class ShardCache:
         for left in self._temporaries("*"):
             handle = os.open(self._locks / left.name.split(".")[1], os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink(missing_ok=True)
-            except BlockingIOError:
-                pass
+                if try_lock(handle):
+                    left.unlink(missing_ok=True)
             finally:
                 os.close(handle)
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
+        """While nobody else is in here with the same name; raises what `_wait_for` does."""
         handle = os.open(self._locks / name, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._wait_for(handle, name)
@@ -193,18 +193,12 @@ class ShardCache:
 
     def _wait_for(self, handle: int, name: str) -> None:
         """Take the lock; ShardError when its holder has fetched nothing for too long."""
-        seen = time.monotonic()
-        progress = 0
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                pass
-            written = self._last_write_ns(name)
-            if written != progress:
-                seen, progress = time.monotonic(), written
-            if time.monotonic() - seen > self._patience_s:
+        progress_s, written_ns = time.monotonic(), 0
+        while not try_lock(handle):
+            now_ns = self._last_write_ns(name)
+            if now_ns != written_ns:
+                progress_s, written_ns = time.monotonic(), now_ns
+            if time.monotonic() - progress_s > self._patience_s:
                 raise ShardError(
                     "another process fetches this shard and does not get on",
                     where={"lock": self._locks / name},
@@ -214,6 +208,7 @@ class ShardCache:
             time.sleep(_POLL_S)
 
     def _last_write_ns(self, name: str) -> int:
+        """When something was last written of the shard that is being fetched; 0 when nothing is there."""
         newest = 0
         for path in self._temporaries(name):
             with suppress(FileNotFoundError):
@@ -235,16 +230,15 @@ class ShardCache:
 
 
 def _remove_unused(path: Path) -> bool:
-    """Remove a shard unless somebody reads it."""
+    """Remove a shard unless somebody reads it; whether it is gone."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return True
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not try_lock(handle):
+            return False
         path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
+        return True
     finally:
         os.close(handle)
-    return True

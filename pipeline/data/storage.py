@@ -120,6 +120,7 @@ class LocalStore(ShardStore):
         return (self.root / dataset).is_dir()
 
     def read(self, shard: int, spans: Sequence[Span]) -> list[bytes]:
+        """By `pread`, which needs no lock among threads; raises as of any store."""
         try:
             handle, keep = self._handle(shard)
             try:
@@ -178,11 +179,12 @@ _PREPARE = "run `gst-data prepare` again; it rewrites this shard only"
 
 
 def missing_shard(place: Path | str, entry: ShardEntry) -> ShardError:
+    """What to raise where a shard of the manifest is not there."""
     return ShardError("a shard is missing", where={"shard": place}, expected=f"{entry.n_bytes} bytes", hint=_PREPARE)
 
 
 def require_size(place: Path | str, entry: ShardEntry, n_bytes: int) -> None:
-    """A tar cut at a member boundary reads without any error; only its recorded size shows that it is whole."""
+    """ShardError unless a shard has its recorded size: a tar cut at a member boundary reads without any error."""
     if n_bytes != entry.n_bytes:
         raise ShardError(
             "a shard does not have its recorded size",

@@ -48,6 +48,7 @@ def score_examples(
     mine: list[ScoredExample] = []
 
     def add(batch: MicroBatch, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Score each example of a micro-batch by itself: logits [B, T, V], labels [B, T]."""
         for row, asked in enumerate(batch.questions):
             loss = answer_loss(logits[row : row + 1], labels[row : row + 1])
             mine.append(

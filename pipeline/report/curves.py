@@ -31,6 +31,7 @@ def loss_curves(experiment: Experiment, judgement: Judgement, path: Path) -> Fig
     names = experiment.datasets
 
     def draw() -> Figure:
+        """A panel for each dataset, the last row with the axis."""
         columns = min(4, len(names))
         lines = math.ceil(len(names) / columns)
         figure = Figure(figsize=(3.1 * columns, 1.9 * lines + 0.8), dpi=130, layout="constrained")
@@ -76,6 +77,7 @@ def mean_loss(experiment: Experiment, judgement: Judgement, path: Path) -> Figur
         return macro(evaluation.scores, experiment.datasets, "loss")
 
     def draw() -> Figure:
+        """One line an arm over training samples, with the switches of stages."""
         figure = Figure(figsize=(9, 4.6), dpi=130, layout="constrained")
         axis = figure.subplots()
         for arm, style in styles.items():
@@ -109,6 +111,7 @@ def mixture_shares(experiment: Experiment, judgement: Judgement, path: Path) -> 
     shares = {run.id: binned_shares(run, order) for run in runs}
 
     def draw() -> Figure:
+        """One stack of shares a run, switches of stages dashed."""
         height = max(1.3 + 1.9 * len(runs), 0.9 + 0.19 * len(order))
         figure = Figure(figsize=(10.5, height), dpi=130, layout="constrained")
         panels = figure.subplots(max(len(runs), 1), 1, sharex=True, squeeze=False).ravel()

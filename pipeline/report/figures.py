@@ -113,6 +113,7 @@ def heatmap(
     sizes = [len(group) for group in groups]
 
     def draw() -> Figure:
+        """The matrix, and beside it the width of its intervals where there are any."""
         panels = 1 if low is None or high is None else 2
         side = max(3.6, min(0.34 * len(ordered) + 1.2, 14.0))
         figure = Figure(figsize=(panels * (side + 1.5), side + 1.3), dpi=130, layout="constrained")
@@ -150,6 +151,7 @@ def target_bars(experiment: Experiment, judgement: Judgement, path: Path) -> Fig
     panels: tuple[tuple[Measure, str], ...] = (("samples", "samples to target"), ("wall_s", "training time to target"))
 
     def draw() -> Figure:
+        """Both costs side by side, an arm a row."""
         height = 1.5 + (0.36 if crowded else 0.62) * max(len(arms), 1)
         figure = Figure(figsize=(11, height), dpi=130, layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)

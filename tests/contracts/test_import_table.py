@@ -11,12 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# room -> rooms of ours it may import. `errors`, `types` and `atomic` are open to all rooms.
-FOUNDATION = {"errors", "types", "atomic"}
+# room -> rooms of ours it may import. `errors`, `types`, `atomic` and `locks` are open to all rooms.
+FOUNDATION = {"errors", "types", "atomic", "locks"}
 MAY_IMPORT = {
     "errors": set(),
     "types": set(),
     "atomic": set(),
+    "locks": set(),
     "config": set(),
     "dist": set(),
     "runlog": {"config", "dist"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
         "grid",
     },
 }  # fmt: skip
-WITHOUT_TORCH = ("affinity", "report", "grid", "errors", "types", "atomic", "data/manifest.py")
+WITHOUT_TORCH = ("affinity", "report", "grid", "errors", "types", "atomic", "locks", "data/manifest.py")
 # The rooms of data_prep; `output` is open to all of them, and `cli` may import all.
 DATA_PREP_ROOMS = {
     "output": set(),

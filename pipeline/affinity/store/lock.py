@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.affinity.store.failures import plain_errors
 from pipeline.errors import StoreBusyError
+from pipeline.locks import try_lock
 
 LOCK = "writer.lock"
 _POLL_S = 0.02
@@ -62,18 +63,16 @@ def lock_holder(folder: Path) -> dict[str, Any]:
 
 def _acquire(handle: int, folder: Path, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            pass
+    while not try_lock(handle):
         if time.monotonic() >= deadline:
-            break
+            raise _busy(folder)
         time.sleep(_POLL_S)
+
+
+def _busy(folder: Path) -> StoreBusyError:
     holder = lock_holder(folder)
     url = holder.get("url")
-    raise StoreBusyError(
+    return StoreBusyError(
         "another process writes to this affinity store",
         where={"folder": folder, **holder},
         hint=f"talk to the service: service.url={url}" if url else "wait until it is done, and try again",

@@ -58,6 +58,7 @@ def accuracy_dots(grid: GridResults, table: str, path: Path) -> FigureFile | Non
     baseline = grid.spec.baseline
 
     def draw() -> Figure:
+        """Both metrics side by side, an arm a row."""
         figure = Figure(figsize=(9.5, 1.1 + 0.36 * len(experiment.arms)), dpi=130, layout="constrained")
         for axis, metric in zip(figure.subplots(1, 2, sharey=True), ACCURACY, strict=True):
             for row, arm in enumerate(experiment.arms):
@@ -97,6 +98,7 @@ def partition_dots(grid: GridResults, path: Path) -> FigureFile | None:
         return None
 
     def draw() -> Figure:
+        """Both metrics side by side, over the range of the partitions."""
         figure = Figure(figsize=(9.5, 1.2 + 0.34 * len(lines)), dpi=130, layout="constrained")
         for axis, metric in zip(figure.subplots(1, 2, sharey=True), ACCURACY, strict=True):
             for row, (arm, _, color) in enumerate(lines):
@@ -131,6 +133,7 @@ def agreement_map(agreement: Agreement, path: Path) -> FigureFile | None:
     panels = (("groups: adjusted Rand index", "ari"), ("ranks of pairs: Spearman", "spearman"))
 
     def draw() -> Figure:
+        """Both ways to compare side by side."""
         side = 0.62 * len(names) + 1.2
         figure = Figure(figsize=(2 * side + 2.2, side + 1.2), dpi=130, layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
