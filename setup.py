@@ -20,9 +20,15 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["pipeline", "pipeline.*", "data_prep", "data_prep.*", "ds_configs"]),
     package_data={
-        "pipeline": ["recipes/*.yaml", "report/*.css", "affinity/service/page/*"],
+        "pipeline": [
+            "recipes/*.yaml",
+            "recipes/*/*.yaml",
+            "report/*.css",
+            "affinity/service/page/*",
+            "models/shapes/*.json",
+        ],
         "data_prep": ["look/*.css", "look/*.js"],
-        "ds_configs": ["*.json"],
+        "ds_configs": ["*.json", "*.md", "*.example", "*.sbatch"],
     },
     install_requires=[
         "torch>=2.5",
@@ -44,6 +50,7 @@ setup(
         "pyarrow>=15",
         "pydantic>=2.7",
         "PyYAML>=6",
+        "packaging>=23",
         "typer>=0.29",
         "rich>=13",
         "matplotlib>=3.8",
@@ -51,6 +58,7 @@ setup(
         "uvicorn>=0.29",
         "requests>=2.31",
         "prometheus-client>=0.20",
+        "psutil>=5.9",
         "limits>=3.10",
         "jiwer>=4",
         "rapidfuzz>=3.9",
@@ -60,24 +68,25 @@ setup(
         "espeakng-loader>=0.2",
     ],
     extras_require={
-        "gpu": ["flash-attn>=2.7", "liger-kernel>=0.5"],
+        "gpu": ["flash-attn>=2.7", "liger-kernel>=0.5", "nvidia-ml-py>=12"],
+        "voxtral": ["mistral-common>=1.8"],  # the tokenizer of published Voxtral models
         "ray": RAY,
         "media": MEDIA,
         "bench": [
+            "accelerate>=1.10",  # what HF Trainer runs on
             "imageio-ffmpeg>=0.5",
-            "psutil",
             "traker>=0.3.2",
             "dattri>=0.3",
         ],
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6",
             "rouge-score>=0.1.2",  # what the metrics are compared with
             "schemathesis>=4",  # fuzzes the affinity service by its own OpenAPI
             "playwright>=1.40",  # drives the browser that is installed; it downloads none
             "ruff>=0.6",
             "mypy>=1.10",
-            "psutil",
             *RAY,
             *MEDIA,
             TRITON,

@@ -1,10 +1,11 @@
-"""Writing files so that a reader sees the old one or the whole new one, also after a power cut."""
+"""Writing files and folders so that a reader sees the old one or the whole new one, also after a power cut."""
 
 from __future__ import annotations
 
 import filecmp
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -54,6 +55,45 @@ def take_name(temporary: Path, path: Path) -> None:
         return
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+@contextmanager
+def folder_atomic(path: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes the name `path`, in place of what has it, only when the block ends without error.
+
+    Its files are on the disk before it does. Drafts of writers that are dead are removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.glob(f".{path.name}.*.tmp"):
+        if is_stale_temporary(other):
+            shutil.rmtree(other, ignore_errors=True)
+    draft = temporary_path(path)
+    draft.mkdir()
+    try:
+        yield draft
+        sync_tree(draft)
+        aside = temporary_path(path.with_name(f"{path.name}.old"))
+        if path.exists():
+            path.replace(aside)
+        draft.replace(path)
+        sync_folder(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files below `folder` durable, and their names in it."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        elif path.is_dir():
+            sync_folder(path)
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

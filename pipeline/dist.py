@@ -90,6 +90,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def launched_local_rank() -> int:
+    """The same among the processes of this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def launched_world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 

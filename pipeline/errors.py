@@ -147,6 +147,23 @@ class TrainingError(GstError):
     exit_code = 3
 
 
+class LostRankError(TrainingError):
+    """Another rank of the job is gone: killed, crashed, or cut off from this one; `where["rank"]` says which."""
+
+
+class Stopped(GstError):
+    """Nothing is wrong: a signal asked the run to stop, and it left what it needs to go on.
+
+    75 is `EX_TEMPFAIL` of sysexits.h: try again later.
+    """
+
+    exit_code = 75
+
+
+class StoppedTogether(Stopped):
+    """The same on every rank of the job, after the same step: nobody is lost."""
+
+
 class NotBuiltYet(GstError):
     """A documented feature that is not implemented in this version."""
 

@@ -15,24 +15,24 @@ BIN = Path(sys.executable).parent
 TIMEOUT_S = 240
 
 
-def environment() -> dict[str, str]:
-    """The tests' environment with one thread per process, CPU only, this checkout and its commands first."""
+def environment(gpu: bool = False) -> dict[str, str]:
+    """The tests' environment with one thread per process, CPU only but for `gpu`, this checkout's commands first."""
+    device = {} if gpu else {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
         "PYTHONWARNINGS": "ignore",
+        **device,
     }
 
 
-def run_command(*words: object, timeout_s: float = TIMEOUT_S) -> subprocess.CompletedProcess[str]:
+def run_command(*words: object, timeout_s: float = TIMEOUT_S, gpu: bool = False) -> subprocess.CompletedProcess[str]:
     """Run one of the installed commands to its end."""
     command = [str(word) for word in words]
     return subprocess.run(
-        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=timeout_s, check=False
+        command, cwd=ROOT, env=environment(gpu), capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
 
@@ -43,16 +43,21 @@ def launch_command(module: str, *words: object, ranks: int = 2) -> list[str]:
 
 
 def run_ranks(
-    module: str, *words: object, ranks: int = 2, timeout_s: float = TIMEOUT_S
+    module: str, *words: object, ranks: int = 2, timeout_s: float = TIMEOUT_S, gpu: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run `module` on real ranks to its end."""
-    return run_command(*launch_command(module, *words, ranks=ranks), timeout_s=timeout_s)
+    return run_command(*launch_command(module, *words, ranks=ranks), timeout_s=timeout_s, gpu=gpu)
 
 
 def start_ranks(module: str, *words: object, ranks: int = 2) -> subprocess.Popen[str]:
     """Start `module` on real ranks in a process group of its own, to be killed with `kill_all`."""
+    return start_command(*launch_command(module, *words, ranks=ranks))
+
+
+def start_command(*words: object) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own; all that it says comes through `stdout`."""
     return subprocess.Popen(
-        launch_command(module, *words, ranks=ranks),
+        [str(word) for word in words],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,

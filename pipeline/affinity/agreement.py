@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.metrics import adjusted_rand_score
 
 from pipeline.affinity.estimator import Array, GramEstimate, cosine_of
 from pipeline.affinity.grouping import Metric, group_datasets
+from pipeline.affinity.indices import adjusted_rand_index
 from pipeline.affinity.partitions import Groups
 from pipeline.affinity.versions import AffinityVersion
 from pipeline.atomic import write_atomic
@@ -188,7 +188,7 @@ def _rand(a: AffinityView, b: AffinityView, permutations: int, seed: int) -> dic
         return {"ari": None, "ari_p": None}
     together_a, together_b = (np.equal.outer(each, each).astype(np.float64) for each in (labels_a, labels_b))
     p = _permutation_p(together_a, together_b, permutations, seed)
-    return {"ari": float(adjusted_rand_score(labels_a, labels_b)), "ari_p": p}
+    return {"ari": adjusted_rand_index(labels_a, labels_b), "ari_p": p}
 
 
 def _rank(a: AffinityView, b: AffinityView, permutations: int, seed: int) -> dict[str, Any]:

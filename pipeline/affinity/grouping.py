@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from pipeline.affinity.estimator import Array, GramEstimate, cosine_of, distance_of
+from pipeline.affinity.indices import adjusted_rand_index, mean_silhouette
 from pipeline.affinity.partitions import (
     Groups,
     Order,
@@ -124,7 +124,7 @@ def group_datasets(
     partitions = {k: spectrum.labels(k) for k in candidates}
     resampled = _resampled_labels(intervals, metric, candidates) if intervals is not None else {}
     stability = {
-        k: float(np.mean([adjusted_rand_score(partitions[k], each) for each in labels]))
+        k: float(np.mean([adjusted_rand_index(partitions[k], each) for each in labels]))
         for k, labels in resampled.items()
     }
     silhouette = {
@@ -235,7 +235,7 @@ def _silhouette(similarity: Array, labels: Labels) -> float | None:
     """Mean silhouette with 1 - similarity as dissimilarity; None where it is not defined (1 or D groups)."""
     if not 1 < len(np.unique(labels)) < len(labels):
         return None
-    return float(silhouette_score(1.0 - similarity, labels, metric="precomputed"))
+    return mean_silhouette(1.0 - similarity, labels)
 
 
 def _most_stable(stability: dict[int, float], silhouette: dict[int, float]) -> int:

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import spearmanr
-from sklearn.metrics import adjusted_rand_score
 
 from pipeline.affinity.estimator import Array, cosine_of, distance_of
+from pipeline.affinity.indices import adjusted_rand_index
 from pipeline.affinity.layout import Arrangement, arrange, similarity_map
 from pipeline.affinity.versions import AffinityVersion
 from pipeline.errors import AffinityError, did_you_mean
@@ -96,7 +96,7 @@ def compare_versions(a: AffinityVersion, b: AffinityVersion) -> dict[str, Any]:
         "only_in_b": sorted(set(b.datasets) - set(a.datasets)),
         "shared": shared,
         "same_spec": a.spec == b.spec,
-        "adjusted_rand_index": float(adjusted_rand_score(group_a, group_b)) if len(shared) > 1 else None,
+        "adjusted_rand_index": adjusted_rand_index(group_a, group_b) if len(shared) > 1 else None,
         "rank_correlation": _rank_correlation(relative_a, relative_b),
         "flow": flow.tolist(),
         "matched": matched,

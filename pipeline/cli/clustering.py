@@ -32,7 +32,7 @@ from pipeline.data.index import ShardIndex
 from pipeline.dist import Comm
 from pipeline.errors import ShardError
 from pipeline.models.embed import ClipEmbedder
-from pipeline.models.load import base_digest
+from pipeline.models.exported import base_digest
 from pipeline.types import Example
 
 FORMAT = 1  # of embeddings: another number, other files

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable
 
 from pipeline.dist import launched_rank, launched_world_size
-from pipeline.errors import GstError
+from pipeline.errors import GstError, LostRankError, Stopped, StoppedTogether
+from pipeline.lifeline import LIFELINE, PATIENCE_S
 
 CRASH_EXIT_CODE = 70
+# What gloo, NCCL and torch's store say when a peer's connection breaks.
+_LOST_PEER = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "ncclRemoteError",
+    "NCCL communicator was aborted",
+    "failed to recv, got 0 bytes",
+)
 
 
 def run_guarded(command: Callable[[], None]) -> None:
@@ -22,19 +33,48 @@ def run_guarded(command: Callable[[], None]) -> None:
     """
     try:
         command()
-    except GstError as error:
+    except SystemExit as leaving:  # how typer ends, also on success
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        if code:
+            LIFELINE.leave_alone()
+        _leave(code)
+    except BaseException as error:
+        cause = lost_rank_error(error) or error
+        if isinstance(cause, StoppedTogether):
+            LIFELINE.farewell()
+        LIFELINE.leave_alone()
+        _leave(_report(cause))
+    _leave(0)
+
+
+def _report(error: BaseException) -> int:
+    """Say what happened, on the rank whose turn it is; the exit code."""
+    if isinstance(error, LostRankError):
+        LIFELINE.say(error)
+        return error.exit_code
+    if isinstance(error, Stopped):
+        if launched_rank() == 0:
+            print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    if isinstance(error, GstError):
         _wait_for_rank_zero()
         print(f"{_prefix()}error: {error}", file=sys.stderr, flush=True)
-        _leave(error.exit_code)
-    except KeyboardInterrupt:
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr, flush=True)
-        _leave(130)
-    except SystemExit as leaving:  # how typer ends, also on success
-        _leave(leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None))
-    except BaseException:
-        traceback.print_exc()
-        _leave(CRASH_EXIT_CODE)
-    _leave(0)
+        return 128 + signal.SIGINT
+    traceback.print_exception(error)
+    return CRASH_EXIT_CODE
+
+
+def lost_rank_error(error: BaseException) -> LostRankError | None:
+    """What `error` comes from, when it comes from another rank that is gone: a collective fails, or the launcher ends
+    the rest of the job."""
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST_PEER):
+        return LIFELINE.error(LIFELINE.lost_rank(wait_s=PATIENCE_S))
+    lost = LIFELINE.lost_rank()
+    ends_by_it = isinstance(error, Stopped | RuntimeError) and not isinstance(error, StoppedTogether)
+    return LIFELINE.error(lost) if lost is not None and ends_by_it else None
 
 
 def _wait_for_rank_zero() -> None:
@@ -48,6 +88,8 @@ def _prefix() -> str:
 
 def _leave(code: int) -> None:
     """End the process; a launched rank skips exit handlers, which may wait for ranks that are inside a collective."""
+    if code == 0:
+        LIFELINE.farewell()
     if launched_world_size() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

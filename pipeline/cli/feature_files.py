@@ -20,6 +20,7 @@ from pipeline.data.feature_cache import CachedShard, FeatureCache, FeatureKey, c
 from pipeline.data.index import ShardIndex
 from pipeline.errors import ConfigError
 from pipeline.models.encode import AnswerEncoder
+from pipeline.models.exported import is_saved_whole
 from pipeline.models.features import LogMel
 from pipeline.models.frozen_encoder import OutputsOf, encoder_digest, use_outputs
 from pipeline.models.load import load_processor
@@ -47,7 +48,7 @@ def open_features(
         return None
     encoder = None
     if kind == "encoder":
-        if recipe.train.save_model:
+        if recipe.train.save_model and is_saved_whole(recipe.model):
             raise ConfigError(
                 "a model that is trained without its audio encoder cannot be saved whole",
                 where={"keys": "data.features.cache, train.save_model"},
@@ -84,7 +85,7 @@ def _log_mel(recipe: Recipe, encode: AnswerEncoder) -> LogMel:
         raise ConfigError(
             "features of this model's front cannot be cached",
             where={"key": "data.features.cache", "model": recipe.model.path},
-            expected="a Qwen2-Audio processor with a plain Whisper feature extractor",
+            expected="a family whose front is Whisper's, with a plain Whisper feature extractor",
             hint="data.features.cache=none",
         )
     return encode.log_mel

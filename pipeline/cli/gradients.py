@@ -203,7 +203,7 @@ class _Probe:
                 self.tokens += tokens
             key += comm.world_size
 
-        self.backwards += engine_room.probe_gradients(session.engine, batches, record)
+        self.backwards += engine_room.probe_gradients(session.engine, batches, record, session.recipe.train.speed)
         for name, numbers in chosen.items():
             self.taken[name] += len(numbers)
             self._key += len(numbers)

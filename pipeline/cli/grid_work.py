@@ -26,7 +26,7 @@ from pipeline.grid.ledger import Ledger
 from pipeline.grid.runner import run_command, tail_of
 from pipeline.grid.search import choose
 from pipeline.grid.tasks import ADAM, Task, group_task, recipe_arguments, resolve
-from pipeline.models.load import base_digest
+from pipeline.models.exported import base_digest
 
 MODULES = {"search": "train", "train": "train", "probe": "probe", "transfer": "transfer", "score": "evaluate"}
 CALIBRATION = ("train.max_steps=6", "train.eval_every=3", "train.lr_schedule.warmup_steps=2", "logging.mlflow=false")
@@ -79,9 +79,9 @@ class GridWork:
     def command(self, task: Task, *, again: bool) -> list[str]:
         """The launcher's command line. Raises what `launch_command` does."""
         name, overrides = recipe_arguments(self._grid_for(task), task, self.out, self._version(task))
-        fresh = ["--fresh"] if again and MODULES[task.kind] == "train" else []
+        resume = ["--resume", "never"] if again and MODULES[task.kind] == "train" else []
         module = f"pipeline.cli.{MODULES[task.kind]}"
-        return launch_command(module, ["-c", name, *overrides, *fresh], self.ranks, self.launcher)
+        return launch_command(module, ["-c", name, *overrides, *resume], self.ranks, self.launcher)
 
     def compute(self, task: Task) -> str:
         """Choose, group or compare, here; the name of the version for `group`."""

@@ -12,19 +12,20 @@ from pathlib import Path
 import typer
 
 from pipeline.cli.errors import run_guarded
+from pipeline.cli.supervise import supervise
 from pipeline.dist import free_port
 from pipeline.errors import ConfigError
 
 
 def launch(module: str, arguments: Sequence[str], ranks: int) -> None:
-    """Replace this process by the launcher with `ranks` ranks on this machine; raises what `launch_command` does.
+    """Run the launcher with `ranks` ranks on this machine and exit as it does; raises what `launch_command` does.
 
     For several machines call the launcher yourself, with `--hostfile`.
     """
     command = launch_command(module, arguments, ranks)
     prepare_environment()
     sys.stdout.flush()
-    os.execv(command[0], command)
+    raise typer.Exit(supervise(command))
 
 
 def launch_command(module: str, arguments: Sequence[str], ranks: int, launcher: str | None = None) -> list[str]:

@@ -8,13 +8,12 @@ from importlib import import_module
 import typer
 
 from pipeline.cli.errors import run_guarded
-from pipeline.errors import NotBuiltYet
 
 # verb -> module and function. A verb's module imports torch, transformers or matplotlib as it needs: seconds that no
 # other verb should pay.
 VERBS = {
     "doctor": ("doctor", "doctor"),
-    "validate": ("plan", "validate"),
+    "validate": ("validate", "validate"),
     "plan": ("plan", "plan"),
     "model": ("model", "app"),
     "probe": ("probe", "probe"),
@@ -26,6 +25,8 @@ VERBS = {
     "features": ("features", "features"),
     "train": ("train", "train"),
     "eval": ("evaluate", "evaluate"),
+    "export": ("export", "export"),
+    "generate": ("generate", "generate"),
     "tables": ("tables", "tables"),
     "report": ("report", "report"),
     "sync": ("sync", "sync"),
@@ -42,6 +43,11 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def _verbs() -> None:
+    """Keeps a verb a verb where it is the only one registered."""
+
+
 def register(words: list[str]) -> None:
     """Add the verb that `words` calls; all of them when it calls none (help, a mistyped verb)."""
     called = next((word for word in words if not word.startswith("-")), "")
@@ -52,12 +58,6 @@ def register(words: list[str]) -> None:
             app.add_typer(found, name=verb)
         else:
             app.command(verb, context_settings=SETTINGS.get(verb))(found)
-
-
-@app.command()
-def export() -> None:
-    """Adapter, projector and model card (not implemented)."""
-    raise NotBuiltYet("gst export")
 
 
 def main() -> None:

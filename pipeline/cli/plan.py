@@ -1,4 +1,4 @@
-"""`gst plan` and `gst validate`: what a recipe would do, without doing it."""
+"""`gst plan`: what a recipe would do, without doing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from pipeline.cli.plan_tree import ASSUMED, mixture_tree
 from pipeline.cli.sampling import unit_pools
 from pipeline.cli.session import Data
 from pipeline.config import Recipe, load_recipe
-from pipeline.config.deepspeed import render_deepspeed
 from pipeline.data.pools import Pool, dataset_pools
 from pipeline.errors import ModelError
 from pipeline.report.table import duration
@@ -142,16 +141,3 @@ def moving_parts(config: Recipe) -> list[str]:
         "gain is counted per second": adaptive.cost_aware,
     }
     return [f"[{'x' if on else ' '}] {part}" for part, on in parts.items()]
-
-
-def validate(
-    recipe: RecipeOption,
-    overrides: Overrides = None,
-    world_size: Annotated[int, typer.Option(help="Number of ranks it shall run on.")] = 1,
-) -> None:
-    """Check recipe, DeepSpeed JSON, batch sizes, data and groups; prints nothing but `ok` when all fit."""
-    config = load_recipe(recipe, overrides or ())
-    render_deepspeed(config, world_size)
-    data = Data(config)
-    data.plan()
-    print("ok")

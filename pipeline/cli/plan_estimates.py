@@ -23,7 +23,7 @@ _SAMPLE_SEED = 20_260_519
 # What a step takes depends on these before all.
 _DECISIVE = (
     "model.path",
-    "model.mode",
+    "model.parts",
     "model.dtype",
     "data.max_duration_s",
     "train.global_batch",

@@ -14,7 +14,7 @@ from pipeline.config import Recipe, dump_recipe, load_recipe, recipe_digest
 from pipeline.config.deepspeed import require_adamw
 from pipeline.dist import launched_rank
 from pipeline.errors import AffinityError, ConfigError
-from pipeline.models.load import base_digest
+from pipeline.models.exported import base_digest
 
 # Sections of a recipe that do not change what a probe sees; `schedule` is replaced by the probe's own.
 NOT_PROBED = ("arm", "out", "logging", "service", "eval", "schedule", "affinity", "transfer")

@@ -14,6 +14,7 @@ from pipeline.atomic import write_atomic
 from pipeline.cli.code_digest import code_digest
 from pipeline.cli.session import Session
 from pipeline.config import Recipe, dump_recipe, recipe_digest
+from pipeline.dist import Comm
 from pipeline.eval.examples import ScoredExample, SplitResults, summarise, write_examples
 from pipeline.types import Clock
 
@@ -65,15 +66,15 @@ def write_run(session: Session, folder: Path, *, status: str, started: float, fr
     write_atomic(folder / "recipe.yaml", dump_recipe(recipe).encode())
 
 
-def write_result(session: Session, folder: Path, clock: Clock, examples: list[ScoredExample]) -> SplitResults | None:
-    """Write the results from rank 0, `result.json` last: the run is finished once it is there.
-
-    Returns:
-        What was written; None on other ranks.
-    """
+def results_of(session: Session, examples: list[ScoredExample]) -> SplitResults | None:
+    """What the examples of a test add up to; None on other ranks than the first."""
     if session.comm.rank != 0:
         return None
-    results = summarise(examples, session.data.datasets, session.recipe.eval.kinds)
+    return summarise(examples, session.data.datasets, session.recipe.eval.kinds)
+
+
+def write_result(session: Session, folder: Path, clock: Clock, results: SplitResults) -> None:
+    """Write the results, from rank 0, `result.json` last: the run is finished once it is there."""
     write_examples(folder / EXAMPLES, results.examples)
     record = {
         "arm": session.recipe.arm,
@@ -87,7 +88,13 @@ def write_result(session: Session, folder: Path, clock: Clock, examples: list[Sc
         "datasets": results.to_json(),
     }
     _write_json(folder / "result.json", record)
-    return results
+
+
+def forget_result(comm: Comm, folder: Path) -> None:
+    """Remove `result.json`: the run in `folder` is trained again and is not finished any more. Every rank calls it."""
+    if comm.rank == 0:
+        (folder / "result.json").unlink(missing_ok=True)
+    comm.barrier()
 
 
 def git_sha() -> str:

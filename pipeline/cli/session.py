@@ -29,7 +29,8 @@ from pipeline.errors import ShardError
 from pipeline.eval import generate, score, score_examples
 from pipeline.eval.examples import Answers, ScoredExample, with_answers
 from pipeline.models.encode import AnswerEncoder
-from pipeline.models.load import base_digest, load_model, load_processor
+from pipeline.models.exported import base_digest
+from pipeline.models.load import load_model, load_processor
 from pipeline.runlog import EventLog
 from pipeline.schedule import StagePlan, build_plan
 from pipeline.schedule.tasks import needs_tasks
@@ -99,7 +100,7 @@ class Session:
         self.recipe = recipe
         self.data = data
         self.processor = load_processor(recipe.model.path)
-        self.encode = AnswerEncoder(self.processor, fast=recipe.data.features.fast)
+        self.encode = AnswerEncoder(self.processor, fast=recipe.data.features.fast, pad_audio=recipe.model.pad_audio)
         self.comm: Comm = engine_room.init_distributed()
         data.require_same(self.comm)
         self.events = EventLog(folder, self.comm.rank)
@@ -127,6 +128,8 @@ class Session:
             WorldSizeError: the batch cannot be dealt to the ranks.
             ShardError: a dataset has no training examples.
         """
+        from pipeline import engine as engine_room
+
         index = self.data.index
         source: Source
         if plan is None:
@@ -137,7 +140,7 @@ class Session:
         return TrainLoader(
             index,
             source,
-            self.encode,
+            engine_room.pinned(self.encode, self.device),
             global_batch=self.recipe.train.global_batch,
             micro_batch=self.recipe.train.micro_batch,
             comm_rank=self.comm.rank,
@@ -179,7 +182,7 @@ class Session:
         )
 
     def score(self, batches: EvalBatches) -> dict[str, DatasetScore]:
-        return score(self.engine, batches, self.data.datasets, self.comm, self.device)
+        return score(self.engine, batches, self.data.datasets, self.comm, self.device, self.recipe.train.speed)
 
     def test(self, step: int, datasets: Sequence[str]) -> list[ScoredExample]:
         """The test split of these datasets by the weights in the engine, example by example; every rank calls it.
@@ -193,7 +196,7 @@ class Session:
             return []
         evaluation, started_s = self.recipe.eval, time.monotonic()
         batches = self.fixed_batches("test", evaluation.test_per_dataset, evaluation.micro_batch, datasets=datasets)
-        examples = score_examples(self.engine, batches, self.comm, self.device)
+        examples = score_examples(self.engine, batches, self.comm, self.device, self.recipe.train.speed)
         scored_s, answers = time.monotonic(), {}
         if evaluation.generate_per_dataset != 0:
             answers = self._answers(datasets)

@@ -11,16 +11,20 @@ import typer
 from pipeline.affinity.estimator import GradientStats
 from pipeline.affinity.versions import load_version
 from pipeline.cli.affinity_link import RunLink
+from pipeline.cli.exporting import save_trained_model
 from pipeline.cli.launch import launch, run_as_module
 from pipeline.cli.options import LocalRank, Overrides, RanksOption, RecipeOption
 from pipeline.cli.recording import build_recorder
-from pipeline.cli.records import is_finished, write_result, write_run
+from pipeline.cli.records import forget_result, is_finished, results_of, write_result, write_run
+from pipeline.cli.resume import AUTO, Resume, ResumeOption
 from pipeline.cli.session import Data, Session, digest_of
-from pipeline.config import Recipe, affinity_source, load_recipe, load_stages, run_folder, saved_model
+from pipeline.config import Recipe, affinity_source, load_recipe, load_stages, run_folder
 from pipeline.dist import Comm, launched_rank
+from pipeline.errors import ConfigError, Stopped, StoppedTogether
 from pipeline.eval.examples import ScoredExample, add_up, keep_examples, kept_examples
 from pipeline.runlog import MlflowLog, RunConsole, RunFolder
 from pipeline.schedule import StagePlan, build_controller
+from pipeline.stopping import StopSignals
 from pipeline.types import DatasetScore
 
 if TYPE_CHECKING:
@@ -33,7 +37,7 @@ def train(
     recipe: RecipeOption,
     overrides: Overrides = None,
     ranks: RanksOption = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore checkpoints of this run.")] = False,
+    resume: ResumeOption = "auto",
     dry_run: Annotated[
         list[Path] | None,
         typer.Option("--dry-run", help="Only simulate the schedule, on the loss curves of this finished run."),
@@ -47,14 +51,24 @@ def train(
         simulate(load_recipe(recipe, overrides or ()), dry_run)
         return
     if ranks is not None:
-        arguments = ["-c", recipe, *(overrides or []), *(["--fresh"] if fresh else [])]
-        launch("pipeline.cli.train", arguments, ranks)
-    train_stages(load_stages(recipe, overrides or ()), fresh=fresh)
+        launch("pipeline.cli.train", ["-c", recipe, *(overrides or []), "--resume", resume], ranks)
+    train_stages(load_stages(recipe, overrides or ()), Resume.parse(resume))
 
 
-def train_stages(recipes: list[Recipe], *, fresh: bool = False) -> None:
-    """The runs of a recipe file, one after the other in one process group."""
-    comms = [run_training(recipe, fresh=fresh) for recipe in recipes]
+def train_stages(recipes: list[Recipe], resume: Resume) -> None:
+    """The runs of a recipe file, one after the other in one process group.
+
+    Raises:
+        ConfigError: a step to resume from, where there are several runs.
+    """
+    if resume.step is not None and len(recipes) > 1:
+        raise ConfigError(
+            "a step to resume from is of one run, and this recipe has several",
+            where={"option": "--resume"},
+            got=resume.step,
+            hint="--resume auto goes on with the run that was stopped",
+        )
+    comms = [run_training(recipe, resume) for recipe in recipes]
     started = [comm for comm in comms if comm is not None]
     if started:
         from pipeline import engine as engine_room
@@ -62,28 +76,35 @@ def train_stages(recipes: list[Recipe], *, fresh: bool = False) -> None:
         engine_room.shutdown(started[-1])
 
 
-def run_training(recipe: Recipe, *, fresh: bool = False) -> Comm | None:
+def run_training(recipe: Recipe, resume: Resume) -> Comm | None:
     """Build every part from `recipe`, train to its budget, score the test split, write `result.json`.
 
     Returns:
         What is to be shut down in the end; None when the run was finished already.
+
+    Raises:
+        Stopped: a signal asked for it.
     """
     folder = run_folder(recipe)
     data = Data(recipe)
     plan = data.plan()
     recipe = pin_affinity(recipe, plan)
-    if is_finished(folder, recipe) and not fresh:
+    if resume == AUTO and is_finished(folder, recipe):
         if launched_rank() == 0:
             print(f"{folder}: already finished")
         return None
-    session = Session(recipe, data, folder, plan)
-    run = Run(session, plan, folder)
-    try:
-        run.execute(fresh)
-    except BaseException as error:
-        if run.trainer.mlflow:
-            run.trainer.mlflow.stop("FAILED" if isinstance(error, Exception) else "KILLED")
-        raise
+    with StopSignals().listening() as stop:
+        session = Session(recipe, data, folder, plan)
+        run = Run(session, plan, folder, stop)
+        try:
+            run.execute(resume)
+        except BaseException as error:
+            if run.trainer.mlflow:
+                failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+                run.trainer.mlflow.stop("FAILED" if failed else "KILLED")
+            if isinstance(error, StoppedTogether):
+                session.comm.barrier()  # the launcher ends the others as soon as one has left
+            raise
     return session.comm
 
 
@@ -96,9 +117,13 @@ def pin_affinity(recipe: Recipe, plan: StagePlan) -> Recipe:
 
 
 class Run:
-    """One training run from its parts to its result files."""
+    """One training run from its parts to its result files.
 
-    def __init__(self, session: Session, plan: StagePlan, folder: Path) -> None:
+    Args:
+        stop: signals that ask it to stop; None: it cannot be asked.
+    """
+
+    def __init__(self, session: Session, plan: StagePlan, folder: Path, stop: StopSignals | None = None) -> None:
         from pipeline import engine as engine_room
 
         self.session, self.plan, self.folder = session, plan, folder
@@ -127,6 +152,7 @@ class Run:
             recorder=build_recorder(session, self._close_window if self.link else None),
             closed_window=lambda: self._window,
             fresh_starts=self._fresh_starts(),
+            stop=stop,
         )
 
     def _close_window(self, stats: GradientStats, step: int) -> None:
@@ -158,21 +184,24 @@ class Run:
         examples = self.session.test(self.trainer.clock.step, rest)
         return examples if self.session.comm.rank else examples + kept_examples(self.folder / KEPT, scores)
 
-    def execute(self, fresh: bool) -> None:
-        """Resume where the run stopped (`fresh`: never), train, score the test split, write the result."""
+    def execute(self, resume: Resume = AUTO) -> None:
+        """Go on as `resume` says, train, score the test split, write the result."""
         started = time.time()
         trainer, session, recipe = self.trainer, self.session, self.session.recipe
-        if not fresh:
-            trainer.resume()
-        self._write_run("running", started, fresh=fresh)
+        if not resume.never:
+            trainer.resume(resume.step)
+        if resume != AUTO:  # what came after that point is no longer of this run
+            self.checkpoints.forget_after(trainer.clock.step if resume.step is not None else -1)
+            forget_result(session.comm, self.folder)
+        self._write_run("running", started, fresh=resume.never)
         if session.comm.rank == 0 and recipe.logging.mlflow:
             trainer.mlflow = MlflowLog(RunFolder(self.folder, recipe))
         clock = trainer.run()
         examples = self._test()
+        results = results_of(session, examples)
         if recipe.train.save_model:
-            from pipeline import engine as engine_room
-
-            engine_room.save_pretrained(session.engine, session.processor, saved_model(recipe), session.comm)
+            best = trainer.best.step if trainer.best else None
+            save_trained_model(session, self.folder, clock.step, best, results)
         session.events.write(
             "data",
             step=clock.step,
@@ -181,8 +210,8 @@ class Run:
             **session.feature_counts(),
         )
         self._write_run("finished", started)
-        results = write_result(session, self.folder, clock, examples)
         if results:
+            write_result(session, self.folder, clock, results)
             self.console.say(f"{self.folder.name}: {results.line()}")
         if trainer.mlflow:
             trainer.mlflow.finish()

@@ -21,7 +21,7 @@ from pipeline.config.schema import ProbeConfig
 from pipeline.config.training import AveragingConfig, LrScheduleConfig
 from pipeline.dist import launched_rank
 from pipeline.errors import ConfigError, TrainingError
-from pipeline.models.load import base_digest
+from pipeline.models.exported import base_digest
 from pipeline.runlog import RunConsole
 from pipeline.schedule import StageController, build_plan
 from pipeline.types import Clock
@@ -125,7 +125,7 @@ class ShortTrainings:
         """Weights and optimizer of the base; returns what the base took."""
         folder = self.base.latest()
         assert folder is not None, "there is no base yet"
-        return self.base.load(self.session.engine, folder)[0]
+        return self.base.load(self.session.engine, folder).shared
 
     def train(self, names: tuple[str, ...], repeat: int, console: RunConsole) -> Clock:
         """Train on equal shares of `names`; call `restore` first."""

@@ -6,38 +6,47 @@ DeepSpeed ignores unknown top-level keys and leaves `auto` values to others; bot
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.batches import plan_batches
 from pipeline.config.schema import Recipe
-from pipeline.errors import ConfigError, WorldSizeError, nearest
+from pipeline.config.zero import ZERO_KEYS
+from pipeline.errors import ConfigError, nearest
 
 DS_CONFIGS = Path(__file__).resolve().parent.parent.parent / "ds_configs"
 
+# DeepSpeed key -> what decides it. Some would be overwritten in silence, some do nothing here.
 OWNED_BY_RECIPE = {
-    "train_batch_size": "train.global_batch",
-    "train_micro_batch_size_per_gpu": "train.micro_batch",
-    "gradient_accumulation_steps": "train.global_batch",
-    "gradient_clipping": "train.optimizer.clip_norm",
-    "optimizer": "train.optimizer",
-    "scheduler": "train.lr_schedule",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
+    "train_batch_size": "set train.global_batch in the recipe",
+    "train_micro_batch_size_per_gpu": "set train.micro_batch in the recipe",
+    "gradient_accumulation_steps": "it follows from train.global_batch, train.micro_batch and the number of ranks",
+    "gradient_clipping": "set train.optimizer.clip_norm in the recipe",
+    "optimizer": "set train.optimizer in the recipe",
+    "zero_allow_untested_optimizer": "set train.optimizer in the recipe; all that it names are tested here",
+    "zero_force_ds_cpu_optimizer": "set train.optimizer in the recipe; it is torch's own on the CPU too",
+    "zero_optimization.offload_optimizer.ratio": "it needs DeepSpeed's own Adam; offload all or nothing",
+    "scheduler": "set train.lr_schedule in the recipe",
+    "bf16": "set model.dtype in the recipe",
+    "fp16": "set model.dtype in the recipe",
+    "data_types": "model.dtype decides: gradients of bf16 models are added up in fp32",
+    "communication_data_type": "model.dtype decides: gradients of bf16 models are reduced in fp32",
+    "activation_checkpointing": "set train.speed.activation_checkpointing in the recipe",
+    "checkpoint.load_universal": "resuming decides it",
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": "set train.save_model in the recipe",
+    "zero_optimization.gather_16bit_weights_on_model_save": "set train.save_model in the recipe",
+    "zero_optimization.stage3_gather_fp16_weights_on_model_save": "set train.save_model in the recipe",
 }
 KNOWN_KEYS = frozenset(
     {
         "zero_optimization",
-        "communication_data_type",
-        "data_types",
-        "activation_checkpointing",
         "flops_profiler",
         "comms_logger",
         "wall_clock_breakdown",
         "memory_breakdown",
         "steps_per_print",
         "dump_state",
-        "zero_allow_untested_optimizer",
-        "zero_force_ds_cpu_optimizer",
         "prescale_gradients",
         "gradient_predivide_factor",
         "sparse_gradients",
@@ -53,25 +62,6 @@ KNOWN_KEYS = frozenset(
 )
 
 
-def accumulation_steps(recipe: Recipe, world_size: int) -> int:
-    """Micro-batches per rank and optimizer step.
-
-    Raises:
-        WorldSizeError: the global batch does not deal evenly to `world_size` ranks.
-    """
-    slots = recipe.train.global_batch // recipe.train.micro_batch
-    if slots % world_size:
-        fitting = [str(n) for n in range(1, slots + 1) if slots % n == 0]
-        raise WorldSizeError(
-            "the world size does not divide the batch",
-            where={"key": "train.global_batch / train.micro_batch"},
-            got=f"{slots} micro-batches per step on {world_size} ranks",
-            expected=f"a world size out of {', '.join(fitting)}",
-            hint="change the number of ranks, train.global_batch or train.micro_batch",
-        )
-    return slots // world_size
-
-
 def find_deepspeed_json(name: str) -> Path:
     """The file that `name` means: a path, or a file in `ds_configs/`; ConfigError when there is none."""
     for candidate in (Path(name), DS_CONFIGS / name):
@@ -85,29 +75,41 @@ def find_deepspeed_json(name: str) -> Path:
     )
 
 
+def read_deepspeed_json(file: Path) -> dict[str, Any]:
+    """The tree of a file, checked; ConfigError when it is not JSON, or as `check_deepspeed_json`."""
+    try:
+        tree: dict[str, Any] = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not valid JSON: {error}", where={"file": file}) from None
+    check_deepspeed_json(tree, file)
+    return tree
+
+
 def check_deepspeed_json(tree: dict[str, Any], file: Path) -> None:
     """Refuse keys that the recipe owns, keys DeepSpeed does not know, `auto` left to nobody, and DeepCompile."""
-    for key in tree:
-        if key in OWNED_BY_RECIPE:
+    for path, value in _nodes(tree):
+        where: dict[str, object] = {"file": file, "key": path}
+        if path in OWNED_BY_RECIPE:
             raise ConfigError(
                 "this DeepSpeed key belongs to the recipe",
-                where={"file": file, "key": key},
-                hint=f"delete it there and set {OWNED_BY_RECIPE[key]} in the recipe",
+                where=where,
+                hint=f"delete it there; {OWNED_BY_RECIPE[path]}",
             )
-        if key not in KNOWN_KEYS:
-            match = nearest(key, KNOWN_KEYS)
+        section, _, key = path.rpartition(".")
+        known = {"": KNOWN_KEYS, "zero_optimization": ZERO_KEYS}.get(section)
+        if known is not None and key not in known:
+            match = nearest(key, known)
             raise ConfigError(
                 "unknown DeepSpeed key",
-                where={"file": file, "key": key},
-                hint=f"did you mean `{match}`?" if match else "DeepSpeed would ignore it silently",
+                where=where,
+                hint=f"did you mean `{match}`?" if match else "DeepSpeed would ignore or refuse it",
             )
-    for path, value in _leaves(tree):
         if value == "auto":
-            raise ConfigError("`auto` is not filled in by anything here", where={"file": file, "key": path})
+            raise ConfigError("`auto` is not filled in by anything here", where=where)
         if path == "compile.deepcompile" and value:
             raise ConfigError(
                 "DeepCompile reduces gradients inside its compiled graph, where no hook can sketch them",
-                where={"file": file, "key": path},
+                where=where,
                 hint="set it to false",
             )
 
@@ -115,22 +117,18 @@ def check_deepspeed_json(tree: dict[str, Any], file: Path) -> None:
 def render_deepspeed(recipe: Recipe, world_size: int) -> dict[str, Any]:
     """The complete configuration handed to `deepspeed.initialize`."""
     file = find_deepspeed_json(recipe.engine.deepspeed)
-    try:
-        tree = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"not valid JSON: {error}", where={"file": file}) from None
-    check_deepspeed_json(tree, file)
+    tree = read_deepspeed_json(file)
     _check_zero_stage(recipe, tree, file)
     if recipe.sketch.enabled and recipe.sketch.gradient == "adam":
         require_adamw(recipe)
     return {
         **tree,
         "train_micro_batch_size_per_gpu": recipe.train.micro_batch,
-        "gradient_accumulation_steps": accumulation_steps(recipe, world_size),
+        "gradient_accumulation_steps": plan_batches(recipe.train, world_size).accumulation,
         "gradient_clipping": recipe.train.optimizer.clip_norm or 0.0,
         "zero_allow_untested_optimizer": True,  # DeepSpeed has tested Adam's relatives only; our tests cover the others
-        "bf16": {"enabled": recipe.model.dtype == "bf16"},
-        "fp16": {"enabled": recipe.model.dtype == "fp16"},
+        "zero_force_ds_cpu_optimizer": False,  # offloaded too, the recipe's own optimizer is the one that steps
+        **_precision(recipe, int(tree.get("zero_optimization", {}).get("stage", 0))),
     }
 
 
@@ -188,7 +186,21 @@ def _needs_zero3(recipe: Recipe) -> dict[str, str]:
     return needs
 
 
-def _leaves(tree: Any, path: str = "") -> list[tuple[str, Any]]:
-    if isinstance(tree, dict):
-        return [leaf for key, value in tree.items() for leaf in _leaves(value, f"{path}.{key}" if path else key)]
-    return [(path, tree)]
+def _precision(recipe: Recipe, stage: int) -> dict[str, Any]:
+    """Number formats. Sums of bf16 gradients, over micro-batches and over ranks, keep too few digits in bf16 itself."""
+    formats: dict[str, Any] = {
+        "bf16": {"enabled": recipe.model.dtype == "bf16"},
+        "fp16": {"enabled": recipe.model.dtype == "fp16"},
+    }
+    if recipe.model.dtype == "bf16" and stage > 0:  # without ZeRO, DeepSpeed has one format for all
+        formats |= {"communication_data_type": "fp32", "data_types": {"grad_accum_dtype": "fp32"}}
+    return formats
+
+
+def _nodes(tree: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a tree with its whole path, parents first."""
+    for key, value in tree.items():
+        here = f"{path}.{key}" if path else key
+        yield here, value
+        if isinstance(value, dict):
+            yield from _nodes(value, here)

@@ -12,8 +12,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.config.schedule import REGIME_ALIASES, REGIMES
-from pipeline.config.schema import Recipe
-from pipeline.errors import ConfigError, NotBuiltYet, nearest
+from pipeline.config.schema import ModelConfig, Recipe
+from pipeline.errors import ConfigError, nearest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 ARMS = RECIPES / "arms"
@@ -40,36 +40,55 @@ def load_stages(path: str | Path, overrides: Sequence[str] = ()) -> list[Recipe]
     """The runs of a recipe file, in order: one, or those under its key `stages`.
 
     Each entry of `stages` has a `name` and whatever it changes of the rest of the file; overrides change every stage.
-    Its run is the arm `<arm>-<name>`, and each but the first starts from the model that the one before it saved.
+    Its run is the arm `<arm>-<name>`. A stage that gives an `arm` of its own is that arm and takes nothing from an arm
+    on top of the file, so that all of these share it. Each but the first starts from the model that the one before it
+    saved: all of its weights, or its adapters and whatever else it trained beside the model that it started from.
 
     Raises:
-        ConfigError: as `load_recipe`, or stages without names of their own.
-        NotBuiltYet: a stage that others start from trains adapters, which cannot be exported yet.
+        ConfigError: as `load_recipe`, stages without names of their own, or a stage with other adapters than the one
+            before it, which it is to train on.
     """
     shared = _read_named(path)
     file = Path(path)
     if "stages" not in shared:
         return [_parse_with(shared, overrides, file)]
     stages = shared.pop("stages")
+    alone = {key: value for key, value in read_tree(find_recipe(path)[0]).items() if key != "stages"}
     names = [stage.get("name") if isinstance(stage, dict) else None for stage in stages or []]
     if not names or None in names or len(set(names)) != len(names):
         raise ConfigError("every stage needs a name of its own", where={"file": file, "key": "stages"}, got=names)
     recipes: list[Recipe] = []
     for number, stage in enumerate(stages):
-        tree = merge(copy.deepcopy(shared), {key: value for key, value in stage.items() if key != "name"})
+        below = alone if "arm" in stage else shared
+        tree = merge(copy.deepcopy(below), {key: value for key, value in stage.items() if key != "name"})
         recipe = _parse_with(tree, overrides, file)
-        update: dict[str, Any] = {"arm": f"{recipe.arm}-{stage['name']}"}
+        update: dict[str, Any] = {"arm": recipe.arm if "arm" in stage else f"{recipe.arm}-{stage['name']}"}
         if recipes:
+            _require_same_adapters(recipes[-1].model, recipe.model, file, stage["name"])
             update["model"] = recipe.model.model_copy(update={"path": str(saved_model(recipes[-1]))})
         if number < len(stages) - 1:
-            if recipe.model.mode != "full":
-                raise NotBuiltYet(
-                    "a stage after one that trains adapters",
-                    hint=f"set model.mode: full (with model.freeze) in stage `{stage['name']}`",
-                )
             update["train"] = recipe.train.model_copy(update={"save_model": True})
         recipes.append(recipe.model_copy(update=update))
     return recipes
+
+
+def _require_same_adapters(before: ModelConfig, after: ModelConfig, file: Path, stage: str) -> None:
+    """Say before the first stage is trained that the second will not take up its adapters."""
+    if not before.parts.have_adapters or after.adapters == "merge":
+        return
+    for key in ("parts", "lora"):
+        was, now = getattr(before, key), getattr(after, key)
+        keys = ("r", "alpha", "targets", "dora", "rslora") if key == "lora" else type(was).model_fields
+        for name in keys:
+            old, new = getattr(was, name), getattr(now, name)
+            if old != new and (key == "lora" or "lora" in (old, new)):
+                raise ConfigError(
+                    f"stage `{stage}` cannot train the adapters of the stage before it on: its own are others",
+                    where={"file": file, "key": f"model.{key}.{name}"},
+                    got=new,
+                    expected=old,
+                    hint=f"give stage `{stage}` the same, or model.adapters: merge, which merges the old ones first",
+                )
 
 
 def saved_model(recipe: Recipe) -> Path:

@@ -13,29 +13,65 @@ from pipeline.config.urls import without_secrets
 
 
 class LoraConfig(Section):
-    """Low-rank adapters of the language model (peft)."""
+    """Low-rank adapters (peft) of every part of the model whose training is `lora`."""
 
     r: PositiveInt = 8
     alpha: PositiveInt = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="linear layers by the last part of their name; each part that learns by LoRA must have one",
+    )
+    dora: bool = Field(default=False, description="weight-decomposed: a learnt magnitude for each output beside it")
+    rslora: bool = Field(default=False, description="rank-stabilised: scaled by alpha / sqrt(r) in place of alpha / r")
+
+
+Training = Literal["frozen", "lora", "full"]
+
+
+class PartsConfig(Section):
+    """How each part of the model learns; what learns is what checkpoints and exports save.
+
+    Which modules a part is made of is known by the model's family (`pipeline/models/family.py`).
+    """
+
+    encoder: Training = "frozen"
+    aligner: Training = "full"
+    llm: Training = "lora"
+
+    @property
+    def have_adapters(self) -> bool:
+        return "lora" in (self.encoder, self.aligner, self.llm)
+
+    def __str__(self) -> str:
+        return f"encoder {self.encoder}, aligner {self.aligner}, llm {self.llm}"
 
 
 class ModelConfig(Section):
     """Which `from_pretrained` folder or hub name to start from, and what of it learns."""
 
     path: str
-    mode: Literal["lora", "full"] = "lora"
+    parts: PartsConfig = PartsConfig()
     lora: LoraConfig = LoraConfig()
-    train_modules: tuple[str, ...] = Field(
-        default=("multi_modal_projector",), description="modules trained in full beside LoRA, by name part"
+    pad_audio: Literal["window", "longest"] = Field(
+        default="window",
+        description="window: clips are padded as the model's own processor does it, to its window (30 s); longest: to "
+        "the longest clip of their micro-batch, where padding has no part in a clip's values (else an error)",
     )
-    freeze: tuple[str, ...] = Field(default=(), description="modules kept frozen in mode `full`, by name part")
+    adapters: Literal["continue", "merge"] = Field(
+        default="continue",
+        description="where `path` is an export with adapters: these learn on, or are merged into what they adapt and, "
+        "where parts learn by LoRA, new ones begin",
+    )
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(
         default=None, description="every dropout rate of the model's own config; None: as the config says"
     )
     dtype: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="fp16 (with dynamic loss scaling) needs a GPU"
+    )
+    attention: Literal["auto", "sdpa", "flash", "eager"] = Field(
+        default="auto",
+        description="auto: flash-attn where installed, on a GPU in bf16 or fp16, else sdpa where the model has it",
     )
 
 

@@ -168,6 +168,29 @@ class KeepBestConfig(Section):
         return (self.mode or ("min" if self.metric.endswith("/loss") else "max")) == "min"
 
 
+class SpeedConfig(Section):
+    """How a step is computed. What it computes is the same up to rounding, whatever is chosen here.
+
+    `cross_entropy`: `torch` makes the logits of all answer tokens of a micro-batch; `chunked` never holds more than a
+    part of them and computes them twice; `liger` (of the package liger-kernel, on a GPU) holds none; `auto` is liger
+    where it is installed and fits, else torch.
+    """
+
+    answer_logits: bool = Field(
+        default=True, description="run the output layer only at positions whose next token is an answer's"
+    )
+    cross_entropy: Literal["auto", "torch", "chunked", "liger"] = "auto"
+    activation_checkpointing: bool = Field(
+        default=False, description="keep each layer's input only and run the layer again in backward: less memory"
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SpeedConfig:
+        if self.cross_entropy in ("chunked", "liger") and not self.answer_logits:
+            raise ValueError(f"cross_entropy: {self.cross_entropy} is of answer tokens alone: it needs answer_logits")
+        return self
+
+
 class TrainConfig(Section):
     max_steps: PositiveInt
     global_batch: PositiveInt = Field(default=16, description="examples per optimizer step, over all ranks")
@@ -183,13 +206,17 @@ class TrainConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="of the loss that is differentiated; logged losses are without it"
     )
+    speed: SpeedConfig = SpeedConfig()
     averaging: AveragingConfig = AveragingConfig()
     grades: GradesConfig | None = None
     eval_every: PositiveInt = 25
     checkpoint_every: PositiveInt = 100
     keep_checkpoints: PositiveInt = 2
     keep_best: KeepBestConfig | None = None
-    save_model: bool = Field(default=False, description="write the trained model as a `from_pretrained` folder")
+    save_model: bool = Field(
+        default=False,
+        description="at the end write the model that is tested to the run's folder `model`, as `gst export` would",
+    )
 
     @property
     def peak_lr(self) -> float:
@@ -207,6 +234,14 @@ class TrainConfig(Section):
             )
         if (self.lr_scaling == "none") != (self.base_batch is None):
             raise ValueError("lr_scaling and base_batch are set together or not at all")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_fits(self) -> TrainConfig:
+        if self.label_smoothing and self.speed.cross_entropy in ("chunked", "liger"):
+            raise ValueError(
+                f"speed.cross_entropy: {self.speed.cross_entropy} knows no label smoothing: leave it at auto or torch"
+            )
         return self
 
     @model_validator(mode="after")

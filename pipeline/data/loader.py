@@ -172,6 +172,11 @@ class TrainLoader:
                     self.on_bad(bad.dataset, bad.example_id, bad.reason)
         return [batch for batch, _ in results]
 
+    @property
+    def skipped(self) -> int:
+        """Bad samples in the steps that this process has handed out."""
+        return sum(self._bad.values())
+
     def set_weights(self, weights: dict[str, float]) -> None:
         """Draw by these weights from the next step on; call it on every rank with the same numbers.
 

@@ -12,9 +12,8 @@ import torch
 
 from pipeline.config.training import AveragingConfig, TrainConfig
 from pipeline.engine.optimizers.registry import OPTIMIZERS
+from pipeline.engine.redeal import Flats, Redeal
 from pipeline.engine.shards import Shards
-
-Flats = list[torch.Tensor]
 
 
 class Average(Protocol):
@@ -29,6 +28,10 @@ class Average(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]:
+        """This rank's state out of those of another number of ranks."""
+        ...
 
 
 class MovingAverage:
@@ -56,7 +59,13 @@ class MovingAverage:
         return {"values": self._values, "updates": self._updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._values, self._updates = state["values"], state["updates"]
+        values, self._updates = state["values"], state["updates"]
+        flats = self._shards.flats
+        self._values = values and [value.to(flat.device) for value, flat in zip(values, flats, strict=True)]
+
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]:
+        values = [state["values"] for state in states]
+        return {**states[0], "values": None if values[0] is None else redeal.flats(values)}
 
 
 class MergedSnapshots:
@@ -72,19 +81,17 @@ class MergedSnapshots:
             self._snapshots = self._snapshots[-self._config.last :]
 
     def values(self) -> Flats | None:
-        if not self._snapshots:
-            return None
-        weights = merge_weights(self._config.weights, len(self._snapshots), self._config.decay)
-        return [
-            torch.stack([weight * flat for weight, flat in zip(weights, each, strict=True)]).sum(0)
-            for each in zip(*self._snapshots, strict=True)
-        ]
+        return merged(self._snapshots, self._config)
 
     def state_dict(self) -> dict[str, Any]:
         return {"snapshots": self._snapshots}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._snapshots = state["snapshots"]
+
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]:
+        each = zip(*(state["snapshots"] for state in states), strict=True)
+        return {"snapshots": [redeal.flats(values) for values in each]}
 
 
 class ScheduleFreeAverage:
@@ -113,6 +120,9 @@ class ScheduleFreeAverage:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         return None
 
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]:
+        return {}
+
 
 def merge_weights(kind: str, count: int, decay: float) -> list[float]:
     """Weights of `count` snapshots, oldest first; they sum to 1.
@@ -131,6 +141,24 @@ def merge_weights(kind: str, count: int, decay: float) -> list[float]:
     }
     scales = [shapes[kind](index / count) for index in range(count + 1)]  # w_0 = 1 ... w_(k+1) = 0
     return [before - after for before, after in pairwise(scales)]
+
+
+def merged(snapshots: list[Flats], config: AveragingConfig) -> Flats | None:
+    """The weighted mean of `snapshots`, oldest first; None where there are none."""
+    if not snapshots:
+        return None
+    weights = merge_weights(config.weights, len(snapshots), config.decay)
+    return [
+        torch.stack([weight * flat for weight, flat in zip(weights, each, strict=True)]).sum(0)
+        for each in zip(*snapshots, strict=True)
+    ]
+
+
+def average_of(train: TrainConfig) -> str:
+    """What is judged: `trained`, or the average that a recipe asks for, by its name there."""
+    if OPTIMIZERS[train.optimizer.name].evaluates_average:
+        return train.optimizer.name
+    return "trained" if train.averaging.kind == "none" else train.averaging.kind
 
 
 class JudgedWeights:

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.config.training import AutoClipConfig, GradesConfig
 from pipeline.dist import Comm
+from pipeline.engine.redeal import Redeal
 from pipeline.engine.shards import Shards, Slice
 
 
@@ -52,6 +53,9 @@ class AutoClip:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._norms = list(state["norms"])
+
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]:
+        return states[0]
 
 
 class GradientEarlyStopping:
@@ -129,7 +133,7 @@ class GradientEarlyStopping:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "last": self._last,
+            "last": {piece.name: last for piece, last in zip(self._matrices, self._last, strict=True)},
             "smooth": self._smooth,
             "highest": self._highest,
             "stopped": self._stopped,
@@ -137,6 +141,10 @@ class GradientEarlyStopping:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._last = [tensor.to(self._shards.device) for tensor in state["last"]]
+        self._last = [state["last"][piece.name].to(self._shards.device) for piece in self._matrices]
         self._smooth, self._highest = state["smooth"], state["highest"]
         self._stopped, self._steps = state["stopped"], state["steps"]
+
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]:
+        """What is of matrices is the same on every rank: their order does not depend on the number of ranks."""
+        return {**states[0], "last": redeal.pieces([state["last"] for state in states])}

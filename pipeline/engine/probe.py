@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from pipeline.config.training import SpeedConfig
 from pipeline.engine.setup import device_of
 from pipeline.models.load import trainable_parameters
-from pipeline.models.loss import answer_loss
+from pipeline.models.teacher import TeacherForcing
 from pipeline.types import MicroBatch
 
 
@@ -18,16 +19,18 @@ def probe_gradients(
     engine: Any,
     batches: Iterable[MicroBatch],
     record: Callable[[MicroBatch, int], AbstractContextManager[None]],
+    speed: SpeedConfig | None = None,
 ) -> int:
     """Run forward and backward of every micro-batch, reducing nothing and changing no parameter.
 
     Must start at an accumulation boundary. Every rank brings the same number of micro-batches. Gradients are freed as
-    soon as they exist, so no rank ever holds a full set. `record(batch, tokens)` wraps each backward.
+    soon as they exist, so no rank ever holds a full set. `record(batch, tokens)` wraps each backward. `speed` is the
+    recipe's.
 
     Returns:
         Backward passes on this rank.
     """
-    backwards = 0
+    backwards, teacher = 0, TeacherForcing(engine, device_of(engine), speed)
     handles = [
         parameter.register_post_accumulate_grad_hook(_free_gradient)
         for parameter in trainable_parameters(engine.module).values()
@@ -35,9 +38,7 @@ def probe_gradients(
     try:
         with engine.coalesce_grad_reduction():
             for batch in batches:
-                inputs = {name: tensor.to(device_of(engine)) for name, tensor in batch.inputs.items()}
-                labels = inputs.pop("labels")
-                loss = answer_loss(engine(**inputs).logits, labels)
+                loss = teacher.loss(batch)
                 with record(batch, loss.tokens):
                     engine.backward(loss.mean, scale_wrt_gas=False)
                 backwards += 1

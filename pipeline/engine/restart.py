@@ -49,10 +49,10 @@ class FreshStarts:
             raise ConfigError(
                 "the state that this run began from is gone",
                 where={"folder": self._base.folder},
-                hint="start the run again with --fresh",
+                hint="start the run again with --resume never",
             )
-        _, per_rank = self._base.load(engine, folder)
-        strategies.load_state_dict(per_rank["strategies"])
+        saved = self._base.load(engine, folder)
+        strategies.load_state_dict(saved.mine("strategies", strategies.redealt))
 
     def state_dict(self) -> dict[str, Any]:
         return {name: asdict(score) for name, score in self.scores.items()}

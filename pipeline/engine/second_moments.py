@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine.export import trainable_count
+from pipeline.engine.counts import trainable_count
 from pipeline.errors import SketchError
 from pipeline.models.load import trainable_parameters
 

@@ -13,7 +13,9 @@ from pipeline.config import Recipe
 from pipeline.config.deepspeed import render_deepspeed
 from pipeline.dist import Comm, TorchComm, free_port, launched_rank
 from pipeline.engine.optimizers import attach_optimizer, build_optimizer
+from pipeline.engine.speed import checkpoint_activations
 from pipeline.errors import ConfigError, TrainingError
+from pipeline.lifeline import LIFELINE
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
@@ -45,7 +47,9 @@ def init_distributed() -> Comm:
             },
             hint="check that every rank is up and give the launcher another --master_port",
         ) from None
-    return TorchComm()
+    comm = TorchComm()
+    LIFELINE.join(comm)
+    return comm
 
 
 def build_engine(recipe: Recipe, model: torch.nn.Module, world_size: int) -> Any:
@@ -67,6 +71,8 @@ def build_engine(recipe: Recipe, model: torch.nn.Module, world_size: int) -> Any
         )
     config = render_deepspeed(recipe, world_size)
     optimizer = build_optimizer(recipe.train.optimizer, model)
+    if recipe.train.speed.activation_checkpointing:
+        checkpoint_activations(model)
     model.train()  # `from_pretrained` leaves it in eval mode, where a resumed run would have no dropout
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
     attach_optimizer(recipe.train.optimizer, engine)
@@ -89,6 +95,7 @@ def shutdown(comm: Comm) -> None:
     while a peer still does the same now and then aborts the process ("terminate called without an active exception").
     """
     comm.barrier()
+    LIFELINE.farewell()
     if comm.world_size == 1:
         torch.distributed.destroy_process_group()
 

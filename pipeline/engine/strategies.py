@@ -12,8 +12,11 @@ from pipeline.config.training import SCORES, KeepBestConfig
 from pipeline.dist import Comm
 from pipeline.engine.averaging import Flats, JudgedWeights, build_average
 from pipeline.engine.gradients import AutoClip, GradientEarlyStopping
+from pipeline.engine.redeal import Redeal
+from pipeline.engine.setup import device_of
 from pipeline.engine.shards import Shards
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.models.teacher import TeacherForcing
 from pipeline.types import MicroBatch
 
 
@@ -25,6 +28,8 @@ class _Watcher(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]: ...
 
 
 class Strategies:
@@ -42,7 +47,8 @@ class Strategies:
         if train.optimizer.name == "sophia":
             from pipeline.engine.optimizers.sophia import HessianEstimate
 
-            self._hessian = HessianEstimate(engine, engine.basic_optimizer, shards, comm, train.seed)
+            teacher = TeacherForcing(engine, device_of(engine), train.speed)
+            self._hessian = HessianEstimate(engine, teacher, engine.basic_optimizer, shards, comm, train.seed)
         if train.grades is not None:  # before clipping, whose norm is that of what is applied
             self._watchers["grades"] = GradientEarlyStopping(train.grades, train.max_steps, engine, shards, comm)
         clip = train.optimizer.autoclip
@@ -95,6 +101,13 @@ class Strategies:
             part.load_state_dict(state[name])
         if self._judged and self._judged.average:
             self._judged.average.load_state_dict(state["average"])
+
+    def redealt(self, states: list[dict[str, Any]], redeal: Redeal) -> dict[str, Any]:
+        """This rank's state out of those of another number of ranks."""
+        parts: dict[str, Any] = dict(self._watchers)
+        if self._judged and self._judged.average:
+            parts["average"] = self._judged.average
+        return {name: part.redealt([state[name] for state in states], redeal) for name, part in parts.items()}
 
 
 class BestSoFar:

@@ -6,61 +6,27 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from pipeline.config import Recipe
 from pipeline.dist import Comm
 from pipeline.engine.checkpoint import CheckpointStore
+from pipeline.engine.handed_in import GradientRecorder, Loader
 from pipeline.engine.partitions import loss_scale
+from pipeline.engine.random_state import random_state, set_random_state
+from pipeline.engine.redeal import Redeal
 from pipeline.engine.restart import FreshStarts
 from pipeline.engine.setup import device_of, set_learning_rate
+from pipeline.engine.step_sums import StepSums
 from pipeline.engine.strategies import BestSoFar, Strategies
+from pipeline.engine.throughput import Meter
 from pipeline.errors import TrainingError
-from pipeline.models.loss import answer_loss, sums_by_dataset
+from pipeline.models.teacher import TeacherForcing
 from pipeline.runlog import EventLog, MlflowLog, RunConsole, metrics_of
-from pipeline.types import Clock, Controller, DatasetScore, Decision, EvalPoint, MicroBatch, Spent, Stateful
-
-
-class Loader(Stateful, Protocol):
-    """This rank's micro-batches of the next global step; weights take effect at the next step."""
-
-    def next_step(self) -> list[MicroBatch]: ...
-
-    def set_weights(self, weights: dict[str, float]) -> None: ...
-
-
-class GradientRecorder(Protocol):
-    """Watches backward passes (the sketch); must not change them and must not communicate inside `micro_batch`."""
-
-    def micro_batch(self, batch: MicroBatch, tokens: int, scale: float) -> AbstractContextManager[None]: ...
-
-    def reduced(self) -> None:
-        """All gradients of the step are reduced and not yet applied; every rank calls it."""
-        ...
-
-    def end_of_step(self, step: int) -> dict[str, Any] | None:
-        """Numbers for the log when a window closes at `step`; every rank calls it."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-def random_state() -> dict[str, torch.Tensor]:
-    """State of the generators that dropout draws from; everything else draws from its own counters."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def set_random_state(state: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
+from pipeline.stopping import StopSignals
+from pipeline.types import Clock, Controller, DatasetScore, Decision, EvalPoint, MicroBatch, Spent
 
 
 class Trainer:
@@ -70,6 +36,7 @@ class Trainer:
         evaluate: scores the fixed validation probe set, on every rank alike.
         closed_window: statistics of the window of gradients that the recorder has just closed; asked on rank 0 only.
         fresh_starts: for schedules with stages that begin anew.
+        stop: signals that ask to stop; None: nobody asks.
     """
 
     def __init__(
@@ -89,6 +56,7 @@ class Trainer:
         mlflow: MlflowLog | None = None,
         closed_window: Callable[[], Any] | None = None,
         fresh_starts: FreshStarts | None = None,
+        stop: StopSignals | None = None,
     ) -> None:
         self.recipe = recipe
         self.engine = engine
@@ -104,25 +72,64 @@ class Trainer:
         self.mlflow = mlflow
         self.closed_window = closed_window
         self.fresh_starts = fresh_starts
+        self.stop = stop or StopSignals()
+        self.device = device_of(engine)
+        self.teacher = TeacherForcing(engine, self.device, recipe.train.speed)
+        self.meter = Meter(engine.module, self.device, recipe.model.dtype, comm)
         self.strategies = Strategies(recipe, engine, comm)
         self.best = BestSoFar(recipe.train.keep_best, datasets) if recipe.train.keep_best else None
         self.clock = Clock()
         self.spent: dict[str, Spent] = {}
         self._tick = time.monotonic()
+        self._unfinished = False  # the step has been trained, and is not yet evaluated and decided on
+        self._stopping = False  # some rank has been asked to stop; the same on all of them
+        self._saved_step: int | None = None
 
     def run(self) -> Clock:
-        """Train to the end of the recipe's budget; leaves the weights in the model that the recipe wants judged."""
+        """Train to the end of the recipe's budget; leaves the weights in the model that the recipe wants judged.
+
+        Raises:
+            Stopped: on every rank, with a checkpoint written, when any of them was asked to stop.
+        """
         self._tick = time.monotonic()
         if self.clock.step == 0:
             self._start()
-        while self.clock.step < self.recipe.train.max_steps:
-            self._train_one_step()
-            wanted = self.clock.step == self.controller.due_step
-            is_best = (wanted or self._due(self.recipe.train.eval_every)) and self._evaluate_and_decide()
-            if is_best or self._due(self.recipe.train.checkpoint_every):
-                self.save(is_best)
+        with self.stop.deferred():
+            self._finish_step()  # of the run that was stopped
+            while self.clock.step < self.recipe.train.max_steps:
+                self._train_one_step()
+                self._leave_if_asked()
+                self._finish_step()
+                self._leave_if_asked()
         self._settle()
         return self.clock
+
+    def _finish_step(self) -> None:
+        """What is due after a step: evaluation, the schedule's decision, a checkpoint."""
+        if not self._unfinished:
+            return
+        wanted = self.clock.step == self.controller.due_step
+        evaluated = wanted or self._due(self.recipe.train.eval_every)
+        is_best = evaluated and self._evaluate_and_decide()
+        self._unfinished = False
+        saved = is_best or self._due(self.recipe.train.checkpoint_every)
+        if saved:
+            self.save(is_best)
+        if evaluated or saved:  # took a while, in which somebody may have asked
+            self._stopping = bool(self.comm.all_reduce_sum(self._asked()))
+
+    def _leave_if_asked(self) -> None:
+        """Every rank saves and raises `Stopped` when one of them was asked to stop; else nothing."""
+        if not self._stopping:
+            return
+        if self._saved_step != self.clock.step:
+            self.save()
+        self.events.write("stopped", step=self.clock.step, signal=self.stop.received)
+        raise self.stop.stopped_together(self.checkpoints.at(self.clock.step).name if self.checkpoints else None)
+
+    def _asked(self) -> torch.Tensor:
+        """[1]: whether this rank was asked to stop, to be summed over ranks."""
+        return torch.tensor([float(self.stop.received is not None)], dtype=torch.float64)
 
     def warm_up(self, steps: int) -> None:
         """Train `steps` steps and nothing else: no evaluation, no decision, no checkpoint."""
@@ -141,6 +148,7 @@ class Trainer:
             "best": self.best.state_dict() if self.best else None,
             "spent": {name: asdict(spent) for name, spent in self.spent.items()},
             "fresh_starts": self.fresh_starts.state_dict() if self.fresh_starts else None,
+            "unfinished": self._unfinished,
         }
         per_rank = {
             "rng": random_state(),
@@ -150,29 +158,56 @@ class Trainer:
         }
         best_step = self.best.step if self.best else None
         self.checkpoints.save(self.engine, self.clock.step, shared, per_rank, best_step)
+        self._saved_step = None if self._unfinished else self.clock.step
         self.events.write("checkpoint", step=self.clock.step)
 
-    def resume(self) -> bool:
-        """Continue from the newest complete checkpoint; False when there is none."""
-        folder = self.checkpoints.latest() if self.checkpoints else None
-        if folder is None or self.checkpoints is None:
+    def resume(self, step: int | None = None) -> bool:
+        """Continue from a checkpoint: that of `step`, or the newest complete one; False when there is none.
+
+        On another number of ranks than wrote it everything goes on exactly, but for dropout: each rank has drawn from
+        a generator of its own. The log and the console say so.
+
+        Raises:
+            CheckpointError: the one of `step` is not there, or it is none of this run.
+        """
+        if self.checkpoints is None:
             return False
-        shared, per_rank = self.checkpoints.load(self.engine, folder)
+        folder = self.checkpoints.latest() if step is None else self.checkpoints.find(step)
+        if folder is None:
+            return False
+        saved = self.checkpoints.load(self.engine, folder)
+        shared = saved.shared
         self.clock = Clock(**shared["clock"])
         self.loader.load_state_dict(shared["loader"])
         self.controller.load_state_dict(shared["controller"])
         self.spent = {name: Spent(**spent) for name, spent in shared["spent"].items()}
         if self.fresh_starts:
             self.fresh_starts.load_state_dict(shared["fresh_starts"])
-        set_random_state(per_rank["rng"])
-        self.strategies.load_state_dict(per_rank["strategies"])
+        self._unfinished = shared["unfinished"]
+        self._saved_step = None if self._unfinished else self.clock.step
+        set_random_state(saved.mine("rng", self._new_random_state))
+        self.strategies.load_state_dict(saved.mine("strategies", self.strategies.redealt))
         if self.best:
             self.best.load_state_dict(shared["best"])
         if self.recorder:
-            self.recorder.load_state_dict(per_rank["recorder"])
-        self.events.write("resume", step=self.clock.step, checkpoint=folder.name)
+            recorder = self.recorder
+            recorder.load_state_dict(saved.mine("recorder", lambda states, _: recorder.redealt(states)))
+        changed: dict[str, Any] = {}
+        if saved.redeal is not None:
+            changed = {"ranks_before": saved.world_size, "ranks": self.comm.world_size, "begun_anew": ["dropout"]}
+        self.events.write("resume", step=self.clock.step, checkpoint=folder.name, **changed)
         self.console.say(f"resumed at step {self.clock.step} from {folder.name}")
+        if changed:
+            self.console.say(
+                f"it was written by {saved.world_size} ranks, now there are {self.comm.world_size}: dropout draws "
+                "anew, everything else goes on as it was"
+            )
         return True
+
+    def _new_random_state(self, states: list[Any], redeal: Redeal) -> dict[str, torch.Tensor]:
+        """For dropout of a rank that was not there before, or was another one: of its own, and the same every time."""
+        torch.manual_seed(self.recipe.train.seed + 1_000_003 * (1 + self.comm.rank) + 7_919 * self.clock.step)
+        return random_state()
 
     def _start(self) -> None:
         if self.fresh_starts:
@@ -182,43 +217,46 @@ class Trainer:
         self._evaluate_and_decide()
 
     def _train_one_step(self) -> None:
+        self.meter.begin()
         batches = self.loader.next_step()
+        self.meter.data_ready()
         lr = self.recipe.train.peak_lr * self.controller.lr_factor(self.clock.step + 1)
         set_learning_rate(self.engine, lr)
         self.strategies.before_step(self.clock.step + 1, batches)
-        sums, watched = self._optimizer_step(batches)
+        local, watched = self._optimizer_step(batches)
+        rows = self.meter.rows(batches, self.loader.skipped)
+        sums, rows, asked = local.reduced(self.comm, rows, self._asked())
+        self._stopping = bool(asked)
+        self._count(sums)
         self.strategies.after_step(self.clock.step)
-        self._log_step(sums, lr, watched)
+        self._log_step(sums, lr=lr, **watched, **self.meter.end(rows, float(sums[:, 2].sum())))
         self._close_window()
 
-    def _optimizer_step(self, batches: list[MicroBatch]) -> tuple[torch.Tensor, dict[str, float]]:
+    def _optimizer_step(self, batches: list[MicroBatch]) -> tuple[StepSums, dict[str, float]]:
         """Forward and backward of every micro-batch, then one step.
 
         Returns:
-            Sums [D, 4]: loss, tokens, examples, seconds; and what the strategies saw of the gradient.
+            This rank's sums; and what the strategies saw of the gradient.
         """
-        sums, watched = torch.zeros(len(self.datasets), 4, dtype=torch.float64), {}
+        sums, watched = StepSums(self.datasets, self.device), {}
         for batch in batches:
-            started_s = time.perf_counter()
-            inputs = {name: tensor.to(device_of(self.engine)) for name, tensor in batch.inputs.items()}
-            labels = inputs.pop("labels")
-            logits = self.engine(**inputs).logits
-            loss = answer_loss(logits, labels, self.recipe.train.label_smoothing)
-            with self._recording(batch, loss.tokens, scale=len(batches) / loss_scale(self.engine)):
-                self.engine.backward(loss.mean)
-            if self.recorder and batch is batches[-1]:
-                self.recorder.reduced()
+            with sums.timed():
+                with self.meter.forward():
+                    loss = self.teacher.loss(batch, self.recipe.train.label_smoothing)
+                with self._recording(batch, loss.tokens, scale=len(batches) / loss_scale(self.engine)):
+                    self.engine.backward(loss.mean)
+            sums.add(loss)
             if batch is batches[-1]:
+                if self.recorder:
+                    self.recorder.reduced()
                 watched = self.strategies.reduced()
-            parts = {batch.dataset: (loss.loss_sum, loss.tokens, loss.examples)}
-            if batch.datasets is not None:
-                parts = sums_by_dataset(logits, labels, batch.datasets)
-            seconds = (time.perf_counter() - started_s) / loss.examples
-            for name, part in parts.items():
-                sums[self.datasets.index(name)] += torch.tensor([*part, part[2] * seconds])
             self.engine.step()
-        sums = self.comm.all_reduce_sum(sums)
+        return sums, watched
+
+    def _count(self, sums: torch.Tensor) -> None:
+        """Advance the clock and the accounts by a step's sums [D, 4] over all ranks, see `StepSums`."""
         self.clock.step += 1
+        self._unfinished = True
         self.clock.samples += int(sums[:, 2].sum())
         self.clock.tokens += int(sums[:, 1].sum())
         if not bool(torch.isfinite(sums).all()):
@@ -228,7 +266,6 @@ class Trainer:
                 hint="lower train.optimizer.lr, or look at these datasets' audio and answers",
             )
         self._count_spent(sums)
-        return sums, watched
 
     def _count_spent(self, sums: torch.Tensor) -> None:
         for name, (_, tokens, examples, seconds) in zip(self.datasets, sums.tolist(), strict=True):
@@ -301,7 +338,8 @@ class Trainer:
         """End with the best evaluation's weights if the recipe says so, else with the average if there is one."""
         keep_best, values = self.recipe.train.keep_best, None
         if keep_best and keep_best.use_for_test and self.best and self.best.step and self.checkpoints:
-            values = self.checkpoints.load_per_rank(self.checkpoints.at(self.best.step))["judged_weights"]
+            saved = self.checkpoints.read(self.engine, self.checkpoints.at(self.best.step))
+            values = saved.mine("judged_weights", lambda states, redeal: redeal.flats(states))
             self.events.write("best", step=self.clock.step, of=self.best.step, value=self.best.value)
             self.console.say(f"testing the weights of step {self.best.step}, {keep_best.metric} {self.best.value:.4f}")
         self.strategies.keep_judged(values)
@@ -318,27 +356,20 @@ class Trainer:
         )
         self.console.say(f"step {self.clock.step}: stage {stage} ({reason['rule']}), pool: {', '.join(sorted(pool))}")
 
-    def _log_step(self, sums: torch.Tensor, lr: float, watched: dict[str, float]) -> None:
+    def _log_step(self, sums: torch.Tensor, **numbers: Any) -> None:
         self._advance_wall()
-        clock = self.clock
+        clock, stage = self.clock, self.controller.stage
         loss = float(sums[:, 0].sum() / sums[:, 1].sum())
-        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
         datasets = {
             name: {"n": int(row[2]), "loss": float(row[0] / row[1])}
             for name, row in zip(self.datasets, sums, strict=True)
             if row[2]
         }
-        self._log(
-            "step",
-            **asdict(clock),
-            loss=loss,
-            lr=lr,
-            grad_norm=grad_norm,
-            stage=self.controller.stage,
-            datasets=datasets,
-            **watched,
-        )
-        self.console.step(clock.step, loss=loss, stage=self.controller.stage, samples=clock.samples)
+        grad_norm = float(self.engine.get_global_grad_norm() or 0.0)
+        self._log("step", **asdict(clock), loss=loss, grad_norm=grad_norm, stage=stage, datasets=datasets, **numbers)
+        speed = numbers["throughput"]
+        shown = {"samples/s": speed["samples_per_s"], "waiting for data": f"{speed['data_wait_share']:.0%}"}
+        self.console.step(clock.step, loss=loss, stage=stage, samples=clock.samples, **shown)
 
     def _log(self, event: str, **fields: Any) -> dict[str, Any]:
         """Write an event; what of it is a metric goes to MLflow as well."""

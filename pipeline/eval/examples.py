@@ -134,7 +134,7 @@ def read_examples(path: Path) -> list[ScoredExample]:
             "results of single examples cannot be read",
             where={"file": path},
             got=f"{type(error).__name__}: {error}",
-            hint="start the run again with --fresh",
+            hint="start the run again with --resume never",
         ) from None
 
 
@@ -164,7 +164,7 @@ def kept_examples(folder: Path, scores: Mapping[str, DatasetScore]) -> list[Scor
                 where={"file": file},
                 got=its_score,
                 expected=score,
-                hint="start the run again with --fresh",
+                hint="start the run again with --resume never",
             )
         found += its
     return found

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import ModelError
 from pipeline.models.encode import AnswerEncoder
-from pipeline.models.load import load_model, load_processor
+from pipeline.models.family import family_of, module_at
+from pipeline.models.load import load_base_model, load_processor
 from pipeline.types import Example
 
 
@@ -26,28 +27,21 @@ class ClipEmbedder:
 
     The language model's input is caught in front of its first layer. Its rows at audio tokens are the aligner's output,
     padding left out; so this holds for every model that replaces audio tokens by the aligner's output, whatever its
-    aligner is called.
+    aligner is made of.
 
     Raises:
-        ModelError: nothing loadable at `config.path`, or a model of another build.
+        ModelError: nothing loadable at `config.path`, or a model whose parts cannot be found.
     """
 
     def __init__(self, config: ModelConfig, device: torch.device) -> None:
         # Adapters, trained parts and dropout are a run's own; clusters are the base model's, for all runs.
-        model = load_model(config.model_copy(update={"mode": "full", "freeze": (), "dropout": None}))
-        named: dict[str, Any] = {name.rpartition(".")[2]: module for name, module in model.named_modules()}
-        decoder, audio_token = named.get("language_model"), _audio_token(model.config)
-        if decoder is None or audio_token is None:
-            raise ModelError(
-                "cannot find where the aligner meets the language model",
-                where={"path": config.path, "class": type(model).__name__},
-                expected="a part called `language_model` and an audio token in the config",
-            )
-        decoder = getattr(decoder, "model", decoder)  # inside a language model with a head
+        model = load_base_model(config)
+        family = family_of(model.config)
+        decoder = module_at(model, family.decoder)
         decoder.layers = torch.nn.ModuleList()  # they never run here, and are most of the memory
         decoder.register_forward_pre_hook(self._catch, with_kwargs=True)
         self._model = model.eval().to(device)
-        self._audio_token = audio_token
+        self._audio_token = family.audio_token_id(model.config)
         self._encode = AnswerEncoder(load_processor(config.path))
         self._device = device
         self._caught: torch.Tensor | None = None
@@ -75,8 +69,3 @@ class ClipEmbedder:
     def _catch(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._caught = kwargs["inputs_embeds"]
         raise _Arrived
-
-
-def _audio_token(config: Any) -> int | None:
-    """The id of the token that audio takes the place of; families spell its key in two ways."""
-    return next((getattr(config, key) for key in ("audio_token_id", "audio_token_index") if hasattr(config, key)), None)

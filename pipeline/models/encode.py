@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from pipeline.errors import ModelError
-from pipeline.models.features import ComputedFeatures, LogMel, no_outputs, takes_features
+from pipeline.models.family import family_of_processor, resolve
+from pipeline.models.features import silent_outputs
+from pipeline.models.prompts import ProcessorPrompts, Prompts, sample_rate_hz
+from pipeline.models.short_audio import require_short_windows
 from pipeline.types import Example
 
 IGNORE = -100
@@ -31,21 +32,34 @@ class AnswerEncoder:
     gradient.
 
     Args:
-        fast: compute log-mel by `LogMel` where the processor is known to take it so; else the processor's own
-            extractor does it, and cached features in the place of audio cannot be encoded.
+        processor: of the model; it also tells the family, whose way of making prompts is used.
+        fast: compute log-mel by `LogMel` where the family's front is Whisper's; else the processor's own extractor
+            does it, and cached features in the place of audio cannot be encoded.
+        pad_audio: as in the recipe's `model.pad_audio`; `longest` needs a model loaded for it.
+
+    Raises:
+        ModelError: `longest`, and a family of which padding changes the clips.
 
     Attributes:
+        family: of the processor, or None where it is not known.
         log_mel: what computes log-mel here, or None.
+        sample_rate_hz: that audio must have.
         outputs_width: channels of the audio encoder's outputs, where examples hold these instead of audio.
     """
 
-    def __init__(self, processor: Any, *, fast: bool = False) -> None:
-        self._processor = processor
-        self.log_mel = LogMel(processor.feature_extractor) if fast and takes_features(processor) else None
+    def __init__(
+        self, processor: Any, *, fast: bool = False, pad_audio: Literal["window", "longest"] = "window"
+    ) -> None:
+        self.family = family_of_processor(processor)
+        longest = pad_audio == "longest"
+        if longest:
+            require_short_windows(self.family, type(processor).__name__)
+        kind = ProcessorPrompts if self.family is None else resolve(self.family.prompts)
+        self._prompts: Prompts = kind(processor, self.family, fast=fast, longest=longest)
+        self.log_mel = self._prompts.log_mel
         self.outputs_width: int | None = None
         self._tokenizer = processor.tokenizer
-        self._sample_rate_hz = processor.feature_extractor.sampling_rate
-        self._template = self._render_template("{question}")
+        self.sample_rate_hz = sample_rate_hz(processor)
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         """For teacher forcing: `input_ids attention_mask labels [B, T]`, padded on the right, and the audio's tensors.
@@ -92,46 +106,28 @@ class AnswerEncoder:
         spoken, audio = self._with_audio(heard or [self._silence()])
         dummy = [] if heard else spoken.pop()
         prompts = [
-            self._tokenizer(self._text_template.replace("{question}", example.question))["input_ids"]
-            if example.audio is None
-            else spoken.pop(0)
-            for example in examples
+            self._prompts.read(example.question) if example.audio is None else spoken.pop(0) for example in examples
         ]
         return prompts, audio, dummy
 
     def _silence(self) -> Example:
-        silence: Any = np.zeros(round(DUMMY_S * self._sample_rate_hz), dtype=np.float32)
+        silence: Any = np.zeros(round(DUMMY_S * self.sample_rate_hz), dtype=np.float32)
         if self.outputs_width is not None:
-            silence = no_outputs(self.outputs_width, len(silence))
-        return Example("(silence)", "(none)", silence, self._sample_rate_hz, question="", answer="")
+            silence = silent_outputs(self.outputs_width, len(silence))
+        return Example("(silence)", "(none)", silence, self.sample_rate_hz, question="", answer="")
 
     def _with_audio(self, examples: Sequence[Example]) -> tuple[list[list[int]], dict[str, torch.Tensor]]:
         """Prompts of examples that all have audio, and the processor's audio tensors."""
         for example in examples:
-            if example.sample_rate_hz != self._sample_rate_hz:
+            if example.sample_rate_hz != self.sample_rate_hz:
                 raise ModelError(
                     "audio has another sample rate than the model takes",
                     where={"example": example.id},
                     got=f"{example.sample_rate_hz} Hz",
-                    expected=f"{self._sample_rate_hz} Hz",
+                    expected=f"{self.sample_rate_hz} Hz",
                     hint="run `gst-data prepare` again; it resamples to 16 kHz",
                 )
-        processor = self._processor
-        if self.log_mel is not None:
-            processor = copy.copy(processor)  # of its own for this call: many threads encode at once
-            processor.feature_extractor = ComputedFeatures(self.log_mel, [example.audio for example in examples])
-        encoded = processor(
-            text=[self._template.replace("{question}", example.question) for example in examples],
-            audio=[example.audio for example in examples],
-            sampling_rate=self._sample_rate_hz,
-            return_tensors="pt",
-            padding=True,
-        )
-        prompts = [
-            ids[mask.bool()].tolist()
-            for ids, mask in zip(encoded.pop("input_ids"), encoded.pop("attention_mask"), strict=True)
-        ]
-        return prompts, {name: tensor for name, tensor in encoded.items() if isinstance(tensor, torch.Tensor)}
+        return self._prompts.heard([example.question for example in examples], [example.audio for example in examples])
 
     def _answer_ids(self, answer: str) -> list[int]:
         ids = self._tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -143,16 +139,6 @@ class AnswerEncoder:
             "input_ids": _pad(_beside_first(rows, dummy, left), self.pad_token_id, left),
             "attention_mask": _pad(masks, 0, left),
         }
-
-    @cached_property
-    def _text_template(self) -> str:
-        return self._render_template("{question}", has_audio=False)
-
-    def _render_template(self, question: str, has_audio: bool = True) -> str:
-        clip = [{"type": "audio", "audio_url": "clip"}] if has_audio else []
-        content = [*clip, {"type": "text", "text": question}]
-        conversation = [{"role": "user", "content": content}]
-        return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
 
 
 def _beside_first(rows: list[list[int]], more: list[int], left: bool = False) -> list[list[int]]:

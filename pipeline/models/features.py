@@ -1,8 +1,9 @@
 """Whisper's log-mel spectrogram, frame by frame as far as a clip reaches and no further.
 
 `WhisperFeatureExtractor` of `transformers` pads every clip to its window (30 s) and transforms the silence as well.
-Here each frame that lies wholly in that silence is known without being computed: they are all equal. Shapes: `B` clips,
-`M` mel bins, `T` frames of the window, `F` frames of a clip, `N` points of the transform.
+Here each frame that lies wholly in that silence is known without being computed: they are all equal. Shapes: `R` rows,
+one for each window of each clip, `M` mel bins, `T` frames of the window, `F` frames of a clip, `N` points of the
+transform.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import BatchFeature, Qwen2AudioProcessor, WhisperFeatureExtractor
+from transformers import WhisperFeatureExtractor
 
 from pipeline.types import ClipFeatures
 
 FORMAT = 1  # of the values; part of `LogMel.digest`
+
+LongClips = Literal["cut", "windows", "whole"]
 
 
 class LogMel:
@@ -27,14 +30,19 @@ class LogMel:
 
     The definition (Radford et al. 2022, and `transformers`): power of a short-time Fourier transform with a Hann
     window and centred frames, mirrored at both ends of the padded window; times the mel filters; log10, at least
-    1e-10 before it; at least the clip's maximum - 8 after it; (x + 4) / 4. A clip beyond the window is cut.
+    1e-10 before it; at least the clip's maximum - 8 after it; (x + 4) / 4.
 
     Args:
         extractor: one that `LogMel.takes`.
+        long_clips: a clip beyond the window is cut (`cut`), or goes on in further windows, each transformed by itself
+            (`windows`) or all in one (`whole`: one maximum, and frames that see over the seams).
+        max_windows: where a clip is cut at last; says nothing for `cut`.
     """
 
-    def __init__(self, extractor: Any) -> None:
+    def __init__(self, extractor: Any, long_clips: LongClips = "cut", max_windows: int | None = None) -> None:
         assert LogMel.takes(extractor)
+        self._long_clips = long_clips
+        self._max_windows = 1 if long_clips == "cut" else max_windows
         self.sample_rate_hz = int(extractor.sampling_rate)
         self.hop = int(extractor.hop_length)
         self.n_fft = int(extractor.n_fft)
@@ -58,89 +66,65 @@ class LogMel:
     @property
     def digest(self) -> str:
         """Identifies the values that this gives for any clip."""
-        numbers = [FORMAT, self.sample_rate_hz, self.hop, self.n_fft, self.window_samples, list(self._filters.shape)]
+        numbers: list[Any] = [FORMAT, self.sample_rate_hz, self.hop, self.n_fft, self.window_samples]
+        numbers.append(list(self._filters.shape))
+        if self._long_clips != "cut":
+            numbers += [self._long_clips, self._max_windows]
         return hashlib.sha256(json.dumps(numbers).encode() + self._filters.numpy().tobytes()).hexdigest()
 
-    def valid_frames(self, n_samples: int) -> int:
-        """Frames of the window that begin inside a clip: those that the extractor's attention mask shows."""
-        return min(-(-n_samples // self.hop), self.n_frames)
+    def valid_frames(self, n_samples: int) -> list[int]:
+        """Frames that begin inside a clip, in each of its windows: those that the extractor's attention mask shows."""
+        n_samples = self._kept(n_samples)
+        starts = range(0, max(n_samples, 1), self.window_samples)
+        return [min(-(-(n_samples - start) // self.hop), self.n_frames) for start in starts]
 
     def __call__(self, audio: NDArray[np.float32]) -> torch.Tensor:
-        """[M, F] float32 of a mono clip; the window's later frames all equal the last one (see `fill`).
+        """[M, F] float32 of a mono clip; its last window's later frames all equal the last one (see `fill`).
 
         F is the number of frames that the clip's samples reach, and one more if the window has more.
         """
-        audio = audio[: self.window_samples]
+        audio = audio[: self._kept(len(audio))]
+        n_windows = len(self.valid_frames(len(audio)))
+        if self._long_clips == "whole":
+            return self._transform(audio, n_windows * self.window_samples)
+        pieces = [audio[k * self.window_samples :][: self.window_samples] for k in range(n_windows)]
+        return torch.cat([self._transform(piece, self.window_samples) for piece in pieces], dim=1)
+
+    def _kept(self, n_samples: int) -> int:
+        return n_samples if self._max_windows is None else min(n_samples, self._max_windows * self.window_samples)
+
+    def _transform(self, audio: NDArray[np.float32], padded_samples: int) -> torch.Tensor:
         half = self.n_fft // 2
-        frames = min(-(-(len(audio) + half) // self.hop) + 1, self.n_frames)
-        samples = self._mirrored(audio, frames)
+        frames = min(-(-(len(audio) + half) // self.hop) + 1, padded_samples // self.hop)
+        samples = self._mirrored(audio, frames, padded_samples)
         spectrum = torch.fft.rfft(samples.unfold(0, self.n_fft, self.hop) * self._hann)  # [F, N/2 + 1]
         power = spectrum.real.square() + spectrum.imag.square()
         log = (self._filters @ power.T).clamp_(min=1e-10).log10_()
         return torch.maximum(log, log.max() - 8.0).add_(4.0).div_(4.0)
 
-    def _mirrored(self, audio: NDArray[np.float32], frames: int) -> torch.Tensor:
+    def _mirrored(self, audio: NDArray[np.float32], frames: int, padded_samples: int) -> torch.Tensor:
         """The samples that the first `frames` frames see: half a frame more on either side, mirrored at the ends."""
         half = self.n_fft // 2
         samples = np.zeros((frames - 1) * self.hop + self.n_fft, dtype=np.float32)
         samples[half : half + len(audio)] = audio[: len(samples) - half]
         samples[:half] = samples[half + 1 : 2 * half + 1][::-1]
-        beyond = len(samples) - half - self.window_samples
+        beyond = len(samples) - half - padded_samples
         if beyond > 0:
-            end = half + self.window_samples
+            end = half + padded_samples
             samples[end:] = samples[end - 1 - beyond : end - 1][::-1]
         return torch.from_numpy(samples)
 
 
-def fill(clips: Sequence[torch.Tensor], n_frames: int) -> torch.Tensor:
-    """[B, M, n_frames] of clips [M, F]: each one's last frame repeated as far as needed, or its later ones left out."""
-    whole = torch.empty(len(clips), clips[0].shape[0], n_frames, dtype=torch.float32)
-    for row, clip in zip(whole, clips, strict=True):
-        here = min(clip.shape[1], n_frames)
-        row[:, :here] = clip[:, :here]
-        row[:, here:] = clip[:, -1:]
+def fill(rows: Sequence[torch.Tensor], n_frames: int) -> torch.Tensor:
+    """[R, M, n_frames] of rows [M, F]: each one's last frame repeated as far as needed, or its later ones left out."""
+    whole = torch.empty(len(rows), rows[0].shape[0], n_frames, dtype=torch.float32)
+    for row, frames in zip(whole, rows, strict=True):
+        here = min(frames.shape[1], n_frames)
+        row[:, :here] = frames[:, :here]
+        row[:, here:] = frames[:, -1:]
     return whole
 
 
-def takes_features(processor: Any) -> bool:
-    """Whether a processor asks its extractor for one window a clip and no more, so that it may be given them."""
-    return type(processor) is Qwen2AudioProcessor and LogMel.takes(processor.feature_extractor)
-
-
-def no_outputs(channels: int, n_samples: int) -> ClipFeatures:
+def silent_outputs(channels: int, n_samples: int) -> ClipFeatures:
     """Zeros in the place of an encoder's outputs; as one value, for `fill` repeats the last frame as far as needed."""
     return ClipFeatures("encoder", np.zeros((channels, 1), dtype=np.float32), n_samples)
-
-
-class ComputedFeatures:
-    """Stands in for a processor's extractor in one call: the features of these clips, computed here or read before.
-
-    Args:
-        clips: samples [T] or `ClipFeatures`, in the order of the processor's texts. Outputs of the encoder stand for
-            all of them or for none; they go where log-mel frames would, for `pipeline.models.frozen_encoder`.
-    """
-
-    def __init__(self, log_mel: LogMel, clips: Sequence[Any]) -> None:
-        self.sampling_rate = log_mel.sample_rate_hz
-        self._log_mel = log_mel
-        self._clips = clips
-
-    def fetch_audio(self, audio: Sequence[Any], **_: Any) -> list[NDArray[np.float32]]:
-        """One empty array a clip: the processor only counts them."""
-        return [np.empty(0, dtype=np.float32) for _ in audio]
-
-    def __call__(self, audio: Sequence[Any], **_: Any) -> BatchFeature:
-        """`input_features` [B, M, T] and `attention_mask` [B, T]; T as for log-mel in either case in the mask."""
-        kinds = {clip.kind if isinstance(clip, ClipFeatures) else "audio" for clip in self._clips}
-        assert len(audio) == len(self._clips) and ("encoder" not in kinds or len(kinds) == 1)
-        values = [
-            torch.from_numpy(np.array(clip.values)) if isinstance(clip, ClipFeatures) else self._log_mel(clip)
-            for clip in self._clips
-        ]
-        valid = torch.tensor([self._log_mel.valid_frames(len(clip)) for clip in self._clips])
-        n_frames = self._log_mel.n_frames
-        if kinds == {"encoder"}:
-            # One output for four frames, or a little more. Two at least: the model makes a mask of half as many first.
-            n_frames = max(2, int(valid.max()) // 4 + 1)
-        mask = (torch.arange(self._log_mel.n_frames) < valid[:, None]).int()
-        return BatchFeature({"input_features": fill(values, n_frames), "attention_mask": mask})

@@ -1,20 +1,22 @@
-"""Load a model and its processor, and decide what learns."""
+"""Load a model and its processor from a `from_pretrained` folder or a hub name."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from pipeline.config.schema import ModelConfig
-from pipeline.errors import ModelError, nearest
+from pipeline.errors import ModelError
+from pipeline.models.attention import with_attention
+from pipeline.models.exported import read_export
+from pipeline.models.family import Family, family_of, family_of_type, resolve
+from pipeline.models.parts import merge_own_adapters, set_parts
+from pipeline.models.short_audio import accept_short_windows, require_short_windows
 
 # One progress bar per rank for every load says nothing that the run log does not.
 transformers_logging.disable_progress_bar()
@@ -22,50 +24,118 @@ transformers_logging.disable_progress_bar()
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load_processor(path: str) -> Any:
-    """The processor of a `from_pretrained` folder or hub name.
+def family_at(path: str) -> Family:
+    """The family of the model in a `from_pretrained` folder or under a hub name.
+
+    Raises:
+        ModelError: nothing loadable there, or a model whose parts cannot be found.
+    """
+    return _known_at(path) or family_of(load_config(path))
+
+
+def load_config(path: str) -> Any:
+    """The config of what `load_model` loads.
 
     Raises:
         ModelError: nothing loadable there.
     """
+    family = _known_at(path)
     try:
+        if family is not None and family.model_class is not None:
+            return resolve(family.model_class).config_class.from_pretrained(path)
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise _unloadable(path, error) from None
+
+
+def load_processor(path: str) -> Any:
+    """The processor of a `from_pretrained` folder or hub name.
+
+    Raises:
+        ModelError: nothing loadable there, or a package that its family's processor needs is not there.
+    """
+    family = _known_at(path)
+    try:
+        if family is not None and family.processor is not None:
+            return resolve(family.processor)(path)
         return AutoProcessor.from_pretrained(path)
+    except ImportError as error:
+        needed = family.processor_package if family is not None else None
+        raise ModelError(
+            "the processor of this model needs a package that is not installed",
+            where={"path": path},
+            got=_first_line(error),
+            hint=f"pip install {needed}" if needed else "pip install what it asks for",
+        ) from None
     except (OSError, ValueError) as error:
         raise _unloadable(path, error) from None
 
 
 def load_model(config: ModelConfig) -> torch.nn.Module:
-    """The model of a recipe with its trainable parts set: LoRA plus `train_modules`, or all but `freeze`.
+    """The model of a recipe, in which the parts learn that the recipe names.
 
     Raises:
-        ModelError: nothing loadable at `path`, or a named module that matches no parameter.
+        ModelError: nothing loadable at `path`; a part that cannot learn as told; audio that cannot be padded as told.
     """
+    family = family_at(config.path)
+    if config.pad_audio == "longest":
+        require_short_windows(family, family.name)
+    own = {} if config.dropout is None else {"config": _with_dropout(config.path, config.dropout)}
+    model = _from_pretrained(config, family, own)
+    if config.pad_audio == "longest":
+        accept_short_windows(model, family)
+    return _with_adapters(model, family, config)
+
+
+def load_base_model(config: ModelConfig) -> Any:
+    """The base model of a recipe: no adapters, no dropout of the recipe's own, its whole audio window.
+
+    Raises:
+        ModelError: nothing loadable at `path`.
+    """
+    return _from_pretrained(config, family_at(config.path))
+
+
+def _with_adapters(model: torch.nn.Module, family: Family, config: ModelConfig) -> torch.nn.Module:
+    """`set_parts`, going on from the adapters of an export if the recipe begins from one."""
+    export = read_export(config.path)
+    if export is not None and config.adapters == "merge":
+        model = export.merged_into(model)
+    model = set_parts(model, family, config)
+    if export is not None and config.adapters == "continue":
+        export.put_adapters(model)
+    return model
+
+
+def _from_pretrained(config: ModelConfig, family: Family, own: dict[str, Any] | None = None) -> Any:
+    """A whole model's folder as it is; that of an export with adapters without these."""
+    export = read_export(config.path)
+    path = config.path if export is None else export.require_base()
     try:
-        own = {} if config.dropout is None else {"config": _with_dropout(config.path, config.dropout)}
-        model = AutoModelForMultimodalLM.from_pretrained(config.path, dtype=DTYPES[config.dtype], **own)
+        kind = AutoModelForMultimodalLM if family.model_class is None else resolve(family.model_class)
+        load = partial(kind.from_pretrained, path, dtype=DTYPES[config.dtype], **(own or {}))
+        model = with_attention(load, config)
     except (OSError, ValueError) as error:
-        raise _unloadable(config.path, error) from None
+        raise _unloadable(path, error) from None
     model.config.use_cache = False
-    if config.mode == "full":
-        _require_match(model, config.freeze, "model.freeze")
-        _set_trainable(model, lambda name: not _matches(name, config.freeze))
-        return model
-    _require_match(model, config.train_modules, "model.train_modules")
-    lora = PeftLoraConfig(
-        r=config.lora.r,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules=_lora_targets(model, config.lora.targets),
-        modules_to_save=None,
-    )
-    adapted = get_peft_model(model, lora)
-    _set_trainable(adapted, lambda name: "lora_" in name or _matches(name, config.train_modules))
-    return adapted
+    merge_own_adapters(model)
+    if export is not None:
+        export.put_trained(model)
+    return model
+
+
+def _known_at(path: str) -> Family | None:
+    """The family of a known `model_type`, without building the config: some must be imported before it can be."""
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(path)
+    except (OSError, ValueError) as error:
+        raise _unloadable(path, error) from None
+    return family_of_type(values.get("model_type"))
 
 
 def _with_dropout(path: str, rate: float) -> Any:
     """The model's config with every dropout rate in it, also in those of its parts, set to `rate`."""
-    whole = AutoConfig.from_pretrained(path)
+    whole = load_config(path)
     parts, found = [whole], False
     while parts:
         part = parts.pop()
@@ -80,13 +150,6 @@ def _with_dropout(path: str, rate: float) -> Any:
     return whole
 
 
-def _set_trainable(model: torch.nn.Module, learns: Any) -> None:
-    for name, parameter in model.named_parameters():
-        # Whisper-like encoders keep fixed sinusoid positions; the model class froze them and they stay so.
-        fixed = "embed_positions" in name
-        parameter.requires_grad_(bool(learns(name)) and not fixed)
-
-
 def trainable_parameters(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
@@ -96,60 +159,16 @@ def without_wrapper(model: torch.nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def base_digest(path: str) -> str:
-    """sha256 over the weight files of a local model folder; for a hub name, of the name.
-
-    Checkpoints leave frozen weights out, so a resumed run must start from the same base: this proves it.
-    """
-    folder = Path(path)
-    digest = hashlib.sha256()
-    if not folder.is_dir():
-        digest.update(path.encode())
-        return digest.hexdigest()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.name.encode())
-        with open(file, "rb") as content:
-            for block in iter(lambda: content.read(1 << 20), b""):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def _lora_targets(model: torch.nn.Module, targets: Sequence[str]) -> list[str]:
-    """Full names of the language model's linear layers called one of `targets` (never the audio encoder's)."""
-    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    found = [name for name in linear if "language_model" in name and name.rsplit(".", 1)[-1] in targets]
-    if not found:
-        known = sorted({name.rsplit(".", 1)[-1] for name in linear if "language_model" in name})
-        raise ModelError(
-            "no layer of the language model has a name in model.lora.targets", got=list(targets), expected=known
-        )
-    return found
-
-
-def _matches(name: str, parts: Sequence[str]) -> bool:
-    return any(part in name for part in parts)
-
-
-def _require_match(model: torch.nn.Module, parts: Sequence[str], key: str) -> None:
-    names = [name for name, _ in model.named_parameters()]
-    for part in parts:
-        if not any(part in name for name in names):
-            modules = sorted({piece for name in names for piece in name.split(".") if not piece.isdigit()})
-            match = nearest(part, modules)
-            raise ModelError(
-                "no parameter has this in its name",
-                where={"key": key},
-                got=part,
-                hint=f"did you mean `{match}`?" if match else f"modules: {', '.join(modules)}",
-            )
-
-
 def _unloadable(path: str, error: Exception) -> ModelError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ModelError(
         "cannot load a model from here",
         where={"path": path},
-        got=first_line[:300],
+        got=_first_line(error),
         expected="a folder written by `save_pretrained` (config, weights, processor) or a hub name",
         hint="`gst model tiny --family qwen2_audio --out DIR` writes a small one",
     )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

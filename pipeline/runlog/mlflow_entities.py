@@ -64,7 +64,7 @@ def run_params(recipe: Recipe) -> dict[str, Any]:
     return {
         "arm": recipe.arm,
         "model": recipe.model.path,
-        "mode": recipe.model.mode,
+        "parts": str(recipe.model.parts),
         "max_steps": recipe.train.max_steps,
         "global_batch": recipe.train.global_batch,
         "micro_batch": recipe.train.micro_batch,

@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def id(self) -> str:
-        """Of this training from its first step on: a resume keeps it, `--fresh` begins another."""
+        """Of this training from its first step on: a resume keeps it, `--resume never` begins another."""
         return str(self.info.get("run_id") or derived_id(folder_id(self.experiment), self.path.name))
 
     def check(self) -> None:

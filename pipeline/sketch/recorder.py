@@ -21,6 +21,7 @@ from pipeline.sketch.accumulator import SketchWindow, mix64, reduce_together
 from pipeline.sketch.check import CHECK_GROUP, compare_seeds
 from pipeline.sketch.hooks import GradientSketcher
 from pipeline.sketch.partition import PartitionSketcher
+from pipeline.sketch.redeal import redealt_window
 from pipeline.types import GradientPartition, MicroBatch
 
 Sketcher = GradientSketcher | PartitionSketcher
@@ -104,6 +105,15 @@ class _Windows:
         for check, saved in zip(self.checks, state["checks"], strict=True):
             check.load_state_dict(saved)
 
+    def redealt(self, states: list[dict[str, Any]], rank: int) -> dict[str, Any]:
+        """Rank `rank`'s state out of those of another number of ranks; the average is the same on all of them."""
+        checks = zip(*(state["checks"] for state in states), strict=True)
+        return {
+            "window": redealt_window([state["window"] for state in states], rank),
+            "average": states[0]["average"],
+            "checks": [redealt_window(list(each), rank) for each in checks],
+        }
+
 
 class SketchRecorder:
     """Feeds windows from hooks during training; one all-reduce per window, none in between.
@@ -168,6 +178,19 @@ class SketchRecorder:
         self.windows.load_state_dict(state["windows"])
         self._backwards = int(state["backwards"])
         self._mixed = int(state.get("mixed", 0))
+
+    def redealt(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """This rank's state out of those of another number of ranks: the open window is on the first one from now on.
+
+        Micro-batches are numbered over all ranks, so the numbers go on where they were.
+        """
+        rank, backwards = self._comm.rank, sum(int(state["backwards"]) for state in states)
+        assert backwards % self._comm.world_size == 0, "ranks run equally many micro-batches"
+        return {
+            "windows": self.windows.redealt([state["windows"] for state in states], rank),
+            "backwards": backwards // self._comm.world_size,
+            "mixed": 0 if rank else sum(int(state.get("mixed", 0)) for state in states),
+        }
 
 
 class PartitionRecorder:
@@ -276,3 +299,13 @@ class PartitionRecorder:
         self._pending = [(int(dataset), int(tokens), int(key)) for dataset, tokens, key in state["pending"]]
         self._parts = list(state["parts"])
         self._skipped = dict(state["skipped"])
+
+    def redealt(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """This rank's state out of those of another number of ranks: what these had sketched is on the first one."""
+        parts = [sum(each) for each in zip(*(state["parts"] for state in states), strict=True)]
+        rank = self._comm.rank
+        return {
+            **states[0],
+            "windows": self.windows.redealt([state["windows"] for state in states], rank),
+            "parts": [torch.zeros_like(part) for part in parts] if rank else parts,
+        }

@@ -53,21 +53,21 @@ def open_mini(options: Namespace) -> Iterator[Mini]:
         if shards is None:
             shards = folder / "shards"
             context("making the mini corpora, seed 14")
-            _run("gst-data", "mini", "--out", folder / "corpora")
-            _run("gst-data", "prepare", "--root", folder / "corpora", "--out", shards)
+            run_step("gst-data", "mini", "--out", folder / "corpora")
+            run_step("gst-data", "prepare", "--root", folder / "corpora", "--out", shards)
         if model is None:
             model = folder / "model"
-            _run("gst", "model", "tiny", "--shards", shards, "--out", model)
+            run_step("gst", "model", "tiny", "--shards", shards, "--out", model)
         yield Mini(shards.resolve(), model.resolve(), folder / "out")
 
 
-def measure_on_ranks(module: str, *words: object) -> dict[str, Any]:
-    """Run `module` under the real launcher on RANKS ranks; the numbers that its rank 0 hands back.
+def measure_on_ranks(module: str, *words: object, ranks: int = RANKS, gpu: bool = False) -> dict[str, Any]:
+    """Run `module` under the real launcher; the numbers that its rank 0 hands back.
 
     Raises:
         TrainingError: a rank failed; with the end of what it said.
     """
-    done = run_ranks(module, *words, ranks=RANKS, timeout_s=TIMEOUT_S)
+    done = run_ranks(module, *words, ranks=ranks, timeout_s=TIMEOUT_S, gpu=gpu)
     lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not lines:
         raise TrainingError(
@@ -78,8 +78,9 @@ def measure_on_ranks(module: str, *words: object) -> dict[str, Any]:
     return numbers
 
 
-def _run(*words: object) -> None:
-    done = run_command(*words)
+def run_step(*words: object, gpu: bool = False) -> None:
+    """Run a command that a benchmark needs; TrainingError, with the end of what it said, when it fails."""
+    done = run_command(*words, timeout_s=TIMEOUT_S, gpu=gpu)
     if done.returncode:
         raise TrainingError(
             f"a command of a benchmark failed: {(done.stdout + done.stderr)[-_LAST_CHARACTERS:]}",

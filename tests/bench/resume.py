@@ -7,21 +7,19 @@ and the kills go on in a new folder. What is compared is all that was ever logge
 `loss_max_diff` over losses of steps, evaluations and the test; `sample_ids_differ`, micro-batches of other examples
 than planned; `decisions_differ`, decisions and stages of the schedule.
 
-With --world-size A:B a training on A ranks is killed, and the loader state of its newest checkpoint goes on under B
-ranks to the end of the run. These ranks load and decode, and train nothing: to resume the training itself on another
-number of ranks is refused today.
+With --world-size A:B a training on A ranks is killed and goes on with B ranks, from its newest checkpoint to its end;
+`sample_ids_differ` are the micro-batches after it that are not those of the undisturbed training on A ranks.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import ConfigError, TrainingError
 from tests.bench.common import context, describe_machine, figure, run_benchmark
@@ -31,7 +29,7 @@ from tests.launching import kill_all, run_ranks, start_ranks
 
 KILLS = 20
 STEPS = 48
-TRAINING, LOADING = "tests.bench.resume_worker", "tests.bench.resume_ids_worker"
+TRAINING = "tests.bench.resume_worker"
 RECIPE = "mini-gst-domain"
 COMPLETE = "complete.json"  # as `pipeline.engine.checkpoint` writes it; to import that takes seconds
 OPTIONS = (
@@ -113,10 +111,20 @@ class Killing:
             raise TrainingError(f"a run that was not killed failed: {said[-_LAST_CHARACTERS:]}")
         return False
 
-    def newest_checkpoint(self, name: str) -> Path | None:
-        """The folder of the newest whole checkpoint."""
-        found = sorted(mark.parent for mark in (self._folder(name) / "checkpoints").glob(f"step-*/{COMPLETE}"))
-        return found[-1] if found else None
+    def newest_checkpoint(self, name: str) -> int | None:
+        """The step of the newest whole checkpoint."""
+        found = (self._folder(name) / "checkpoints").glob(f"step-*/{COMPLETE}")
+        return max((int(mark.parent.name.removeprefix("step-")) for mark in found), default=None)
+
+    def go_on(self, name: str, ranks: int) -> RunLog:
+        """The log of the run called `name` from its newest checkpoint on, with `ranks` ranks, in a copy of its folder.
+
+        What it logged before stays behind: other ranks wrote that.
+        """
+        other = f"{name}-on-{ranks}"
+        shutil.copytree(self._out / name, self._out / other, ignore=shutil.ignore_patterns("events-*"))
+        _require_success(run_ranks(TRAINING, *self.words(other), ranks=ranks, timeout_s=TIMEOUT_S))
+        return RunLog(self._folder(other), ranks)
 
     def _folder(self, name: str) -> Path:
         return next((self._out / name / "arms").glob("*"), self._out / name)
@@ -162,32 +170,20 @@ def measure_kills(mini: Mini, n_kills: int, n_steps: int, seed: int) -> None:
 
 
 def measure_world_sizes(mini: Mini, pairs: Sequence[tuple[int, int]], n_steps: int, seed: int) -> None:
-    """Print the figure of loader states that go on under another number of ranks, over all `pairs`."""
-    context("after the kill ranks load and decode only; a training resumed on other ranks is refused today")
+    """Print the figure of trainings that go on with another number of ranks, over all `pairs`."""
     total = 0
     for before in dict.fromkeys(before for before, _ in pairs):
         killing = Killing(mini, mini.out / f"from-{before}", n_steps, before, seed)
-        name, checkpoint = "killed", None
-        while checkpoint is None:
+        name, step = "killed", None
+        while step is None:
             if not killing.kill(name, after_a_step=True):
                 raise TrainingError("the run ended before it was killed", hint="give more --steps")
-            checkpoint = killing.newest_checkpoint(name)
+            step = killing.newest_checkpoint(name)
         for after in (after for first, after in pairs if first == before):
-            differ, compared = _go_on_with(killing, checkpoint, after, mini.out / f"{before}-to-{after}")
-            context(f"{before}:{after}: from {checkpoint.name} on {differ} of {compared} micro-batches differ")
+            differ, compared = killing.whole.samples_differing_after(step, killing.go_on(name, after))
+            context(f"{before}:{after}: from step {step} on {differ} of {compared} micro-batches differ")
             total += differ
     figure("sample_ids_differ", total, "micro-batches", target=0, better="lower")
-
-
-def _go_on_with(killing: Killing, checkpoint: Path, ranks: int, out: Path) -> tuple[int, int]:
-    """Micro-batches that differ, and all that were compared, when the checkpoint's loader goes on under `ranks`."""
-    state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())["loader"]
-    out.mkdir(parents=True)
-    given = out / "given.json"
-    given.write_text(json.dumps({"state": state, "moves": killing.whole.moves}))
-    words = ("--given", given, "--out", out, *killing.words("whole"))
-    _require_success(run_ranks(LOADING, *words, ranks=ranks, timeout_s=TIMEOUT_S))
-    return killing.whole.samples_differing_after(state["step"], RunLog(out, ranks))
 
 
 def _pair(text: str) -> tuple[int, int]:

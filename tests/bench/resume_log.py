@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.runlog.events import effective_events, read_event_lines
+from pipeline.runlog.events import read_event_lines
 
 SAMPLES = "samples"  # the event that the workers add: one rank's micro-batches of a step
 DECISIONS = ("decision", "gradient_decision", "stage")
@@ -46,15 +46,6 @@ class RunLog:
     def last_step_s(self) -> float:
         return max(float(event["t"]) for event in self._events[0] if event["event"] == SAMPLES)
 
-    @property
-    def moves(self) -> dict[int, dict[str, float]]:
-        """Step -> weights that were set after it."""
-        return {
-            event["step"]: event["weights"]
-            for event in effective_events(self._events[0])
-            if event["event"] in ("decision", "gradient_decision") and "weights" in event
-        }
-
     @cached_property
     def _planned(self) -> dict[Slot, Micro]:
         return dict(self._samples())
@@ -67,7 +58,7 @@ class RunLog:
     def samples_differing_after(self, step: int, other: RunLog) -> tuple[int, int]:
         """How many of this run's micro-batches after `step` are not `other`'s, and how many there are."""
         mine = {slot: micro for slot, micro in self._planned.items() if slot[0] > step}
-        theirs = other._planned
+        theirs = {slot: micro for slot, micro in other._planned.items() if slot[0] > step}
         return sum(mine.get(slot) != theirs.get(slot) for slot in mine.keys() | theirs.keys()), len(mine)
 
     def loss_difference(self, whole: RunLog) -> float:

@@ -28,6 +28,10 @@ class LoggedLoader:
         self._events.write(SAMPLES, step=self._loader.step, batches=described)
         return batches
 
+    @property
+    def skipped(self) -> int:
+        return self._loader.skipped
+
     def set_weights(self, weights: dict[str, float]) -> None:
         self._loader.set_weights(weights)
 
@@ -48,7 +52,7 @@ def work() -> None:
     session = Session(recipe, data, folder, plan)
     run = Run(session, plan, folder)
     run.trainer.loader = LoggedLoader(run.loader, session.events)
-    run.execute(fresh=False)
+    run.execute()
     shutdown(session.comm)
 
 

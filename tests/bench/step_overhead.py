@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from tests.bench.common import Ratio, context, describe_machine, figure, ratio, run_benchmark
 from tests.bench.mini_data import Mini, add_mini_options, measure_on_ranks, open_mini
+from tests.parts import ALL_FULL_OVERRIDE
 
 TARGET = 1.03
 ROUNDS = 7
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
         against = measure(mini, rounds, steps)
         figure("step_with_sketch_over_without", against.median, "ratio", target=TARGET, better="lower")
         if options.full:
-            measure(mini, rounds, steps, "model.mode=full")
+            measure(mini, rounds, steps, ALL_FULL_OVERRIDE)
 
 
 def measure(mini: Mini, rounds: int, steps: int, *overrides: str) -> Ratio:
@@ -49,7 +50,7 @@ def measure(mini: Mini, rounds: int, steps: int, *overrides: str) -> Ratio:
     seconds = numbers["seconds"]
     windows = {way: [sum(window) for window in seconds[way]] for way in seconds}
     against = ratio(windows["with"], windows["without"])
-    what = overrides[0] if overrides else "model.mode=lora"
+    what = overrides[0] if overrides else "as in the recipe"
     context(f"{what}: {numbers['tensors']} trainable tensors, {numbers['elements']:,} elements")
     means = {way: statistics.median(windows[way]) / steps for way in windows}
     context(f"a step: {1e3 * means['with']:.1f} ms with, {1e3 * means['without']:.1f} ms without; windows of {steps}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fnmatch
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ LONGEST_FILE = 400
 def test_ruff_is_content(words: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-m", *words, "."], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_no_file_is_left_out_because_of_its_folders_name(pytestconfig: pytest.Config) -> None:
+    files = [path for top in ("pipeline", "data_prep", "tests") for path in (ROOT / top).rglob("*.py")]
+    words = [sys.executable, "-m", "ruff", "check", "--show-files", "."]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {str(path) for path in files} <= set(done.stdout.splitlines())
+    for folder in {path.parent.name for path in files}:
+        for pattern in pytestconfig.getini("norecursedirs"):
+            assert not fnmatch.fnmatch(folder, pattern), f"pytest does not look into {folder}"
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ from pipeline.engine.optimizers.registry import OPTIMIZERS
 from pipeline.engine.setup import set_learning_rate
 from pipeline.engine.strategies import Strategies
 from pipeline.errors import ConfigError
-from pipeline.models.loss import answer_loss
+from pipeline.models.loss import AnswerTokens, answer_loss, score_answers
 from pipeline.types import MicroBatch
 from tests.dist.strategies_model import VOCAB, TinyModel
 
@@ -65,7 +65,7 @@ def recipe_of(
     tree = {
         "arm": "x",
         "out": "o",
-        "model": {"path": "none", "mode": "full", "dtype": dtype},
+        "model": {"path": "none", "dtype": dtype},
         "data": {"shards": "none"},
         "engine": {"deepspeed": deepspeed},
         "sketch": {"enabled": False},
@@ -194,16 +194,16 @@ class Reference:
         """Sophia's estimate, written out: n g*g of the mean loss on labels drawn as each rank draws its own."""
         if self.recipe.train.optimizer.name != "sophia" or (step - 1) % OPTIONS["sophia"]["update_period"]:
             return None
-        from pipeline.engine.optimizers.sophia import HessianEstimate, sampled_labels
+        from pipeline.engine.optimizers.sophia import HessianEstimate, sampled
 
         self.optimizer.zero_grad()
         count, inverse = self.world_size * GAS, 0.0
         for rank in range(self.world_size):
-            draws = HessianEstimate(None, None, None, SimpleNamespace(rank=rank), self.recipe.train.seed)
+            draws = HessianEstimate(None, None, None, None, SimpleNamespace(rank=rank), self.recipe.train.seed)
             for place, batch in enumerate(micro_batches(step, rank)):
-                logits = self.model(batch.inputs["input_ids"]).logits
-                labels = sampled_labels(logits, batch.inputs["labels"], draws._generator(step, place))
-                loss = answer_loss(logits, labels)
+                tokens = AnswerTokens.of(batch.inputs["labels"])
+                logits = self.model(batch.inputs["input_ids"]).logits[tokens.rows, tokens.places]
+                loss = score_answers(logits, sampled(logits, tokens, draws._generator(step, place)))
                 loss.mean.div(count).backward()
                 inverse += 1 / loss.tokens
         in_order = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -244,8 +244,8 @@ def optimizer_numbers(name: str, folder: Path, comm: Comm) -> dict[str, Any]:
             judged = apart(whole.weights(), reference.weights())
     whole.close()
     again = Run(recipe, comm)
-    _, per_rank = store.load(again.engine, store.latest())
-    again.strategies.load_state_dict(per_rank["strategies"])
+    saved = store.load(again.engine, store.latest())
+    again.strategies.load_state_dict(saved.mine("strategies", again.strategies.redealt))
     resumed = again.train(first=4).weights()
     again.close()
     return {
@@ -255,7 +255,7 @@ def optimizer_numbers(name: str, folder: Path, comm: Comm) -> dict[str, Any]:
 
 
 def deepspeed_json(folder: Path, comm: Comm, **zero: Any) -> str:
-    tree = {"zero_optimization": {"stage": 3, **zero}, "zero_force_ds_cpu_optimizer": False, "steps_per_print": 10**6}
+    tree = {"zero_optimization": {"stage": 3, **zero}, "steps_per_print": 10**6}
     file = folder / f"deepspeed-{comm.rank}.json"
     file.write_text(json.dumps(tree))
     return str(file)
@@ -312,8 +312,8 @@ def average_numbers(averaging: dict[str, Any], folder: Path, comm: Comm) -> dict
     }
     run.close()
     again = Run(recipe, comm)
-    _, per_rank = store.load(again.engine, store.latest())
-    again.strategies.load_state_dict(per_rank["strategies"])
+    saved = store.load(again.engine, store.latest())
+    again.strategies.load_state_dict(saved.mine("strategies", again.strategies.redealt))
     again.train(first=5)
     kept = again.strategies.copy_judged()
     again.strategies.keep_judged(None)
@@ -402,8 +402,8 @@ def grades_numbers(folder: Path, comm: Comm) -> dict[str, Any]:
     going = [name for name in history[0] if name not in stopped[-1]]
     run.close()
     again = Run(recipe, comm)
-    _, per_rank = store.load(again.engine, store.latest())
-    again.strategies.load_state_dict(per_rank["strategies"])
+    saved = store.load(again.engine, store.latest())
+    again.strategies.load_state_dict(saved.mine("strategies", again.strategies.redealt))
     again.train(first=5)
     numbers = {
         "stopped": stopped,

@@ -11,7 +11,7 @@ from pipeline.affinity.estimator import GradientStats
 from pipeline.affinity.payload import load_stats
 from tests.launching import run_ranks
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 K = 4096
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,10 +12,11 @@ from typing import Any
 import pytest
 
 from pipeline.runlog.events import read_event_lines
-from tests.launching import descendants, kill_all, run_ranks, start_ranks
+from tests.launching import kill_all, run_command, run_ranks, start_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 MODULE = "pipeline.cli.train"
+MEASURED = ("t", "wall_s", "throughput", "memory", "gpu")  # of an event: never the same twice
 
 
 def run_dir(out: Path) -> Path:
@@ -41,7 +40,7 @@ def final_numbers(out: Path) -> dict[str, Any]:
     last: dict[tuple[str, int], dict[str, Any]] = {}
     for event in read_event_lines(run_dir(out) / "events-rank0.jsonl")[0]:
         if event["event"] in ("step", "eval", "stage", "decision", "sketch"):
-            kept = {key: value for key, value in event.items() if key not in ("t", "wall_s")}
+            kept = {key: value for key, value in event.items() if key not in MEASURED}
             last[event["event"], event["step"]] = kept
     result = json.loads((run_dir(out) / "result.json").read_text())
     return {"events": last, "test": result["datasets"], "samples": result["samples"], "tokens": result["tokens"]}
@@ -85,25 +84,26 @@ def test_a_finished_run_is_left_alone_and_a_changed_one_refused(
     assert "checkpoint of another run" in changed.stderr and "recipe" in changed.stderr
     fewer = run_ranks(MODULE, "-c", recipe, ranks=1)
     assert fewer.returncode == 0  # finished is finished, on any number of ranks
-    (run_dir(out) / "result.json").unlink()
-    fewer = run_ranks(MODULE, "-c", recipe, ranks=1)
-    assert fewer.returncode != 0 and "written by another number of ranks" in fewer.stderr
 
 
-def test_a_rank_that_dies_ends_the_job_with_an_error_and_whole_checkpoints(
-    write_recipe: Callable[..., Path], tmp_path: Path
-) -> None:
-    out = tmp_path / "dying"
-    process = start_ranks(MODULE, "-c", write_recipe(out, max_steps=2000))
-    wait_for_step(process, out, 7)
-    ranks = [pid for pid in descendants(process.pid) if b"--local_rank=1" in cmdline(pid)]
-    os.kill(ranks[0], signal.SIGKILL)
-    started = time.monotonic()
-    process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert time.monotonic() - started < 60
-    checkpoints = sorted((run_dir(out) / "checkpoints").glob("step-*"))
-    assert checkpoints and all((folder / "complete.json").exists() for folder in checkpoints)
+def test_a_run_goes_back_to_a_step_or_to_the_beginning(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    out = tmp_path / "back"
+    words = ("gst", "train", "-c", write_recipe(out, max_steps=6), "train.eval_every=6")
+    assert run_command(*words).returncode == 0
+    checkpoints, first = run_dir(out) / "checkpoints", final_numbers(out)
+    run_id = json.loads((run_dir(out) / "run.json").read_text())["run_id"]
+    absent = run_command(*words, "--resume", "5")
+    assert absent.returncode == 2
+    assert "no complete checkpoint of step 5" in absent.stderr and "step-000003, step-000006" in absent.stderr
+    assert (run_dir(out) / "result.json").exists()
+    back = run_command(*words, "--resume", "3")
+    assert back.returncode == 0 and "resumed at step 3 from step-000003" in back.stdout, back.stderr[-3000:]
+    assert final_numbers(out) == first
+    (checkpoints / "step-000003" / "complete.json").unlink()  # only step 6 is left to go on from
+    anew = run_command(*words, "--resume", "never", "train.checkpoint_every=6")
+    assert anew.returncode == 0 and "resumed" not in anew.stdout, anew.stderr[-3000:]
+    assert [folder.name for folder in checkpoints.iterdir()] == ["step-000006"]
+    assert json.loads((run_dir(out) / "run.json").read_text())["run_id"] != run_id
 
 
 def test_a_world_size_that_does_not_divide_is_refused_before_training(

@@ -85,6 +85,7 @@ def test_stopped_matrices_stay_to_the_bit_and_the_others_go_on(numbers: dict[str
     assert found["moved_after_stop"] == [] and found["going_that_did_not_move"] == []
 
 
+@pytest.mark.long
 def test_a_run_with_everything_on_is_killed_and_resumed_and_tests_its_best_weights(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

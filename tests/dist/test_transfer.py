@@ -49,6 +49,7 @@ def numbers(out: Path) -> list[tuple]:
     return [(*line.key, line.losses, {k: v for k, v in line.cost.items() if k != "seconds"}) for line in log.lines]
 
 
+@pytest.mark.long
 def test_killed_after_the_first_result_and_resumed_equals_undisturbed(
     whole: Path, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_results_depend_on_what_was_trained_and_on_nothing_else(whole: Path, wri
     assert source("data.datasets=[height,colour]") != usual
 
 
+@pytest.mark.long
 def test_every_training_starts_from_the_base_bit_for_bit(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     done = run_ranks("tests.dist.transfer_worker", write_recipe(tmp_path / "pairs"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -151,6 +151,7 @@ def test_only_what_a_probe_sees_names_it(write_recipe: Callable[..., Path], tmp_
     assert len(together) == 1 and len(sources | together | {source()}) == 5
 
 
+@pytest.mark.long
 def test_contributors_share_one_probe(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     served = tmp_path / "served"
     served.mkdir()

@@ -26,7 +26,8 @@ def settings(tone_shards: Path, tiny_model: Path, tmp_path: Path) -> list[str]:
         (["train", "-c", "mini-mix-all", "data.shards=no/such"], "no such shard folder"),
         (["probe", "-c", "mini-mix-all", "schedule.regime=pik"], "did you mean `pike`?"),
         (["serve", "no/such"], "no such folder to serve"),
-        (["export"], "not implemented: gst export"),
+        (["export", "no/such", "--out", "no/where"], "not the folder of a run"),
+        (["generate", "--model", "m", "--audio", "no/such.wav"], "no such audio file"),
         (["bench", "prepar"], "prepare"),
         (["group", "-c", "mini-gst-g3", "out=no/such"], "gst probe"),
         (["report", "no/such"], "no/such"),
@@ -40,9 +41,10 @@ def test_a_mistake_is_named(words: list[str], text: str) -> None:
 
 
 def test_validate_and_plan_need_no_launcher(settings: list[str]) -> None:
-    assert gst("validate", "-c", "mini-mix-all", *settings).stdout.strip() == "ok"
-    refused = gst("validate", "-c", "mini-mix-all", "--world-size", 3, *settings)
-    assert refused.returncode == 2 and "world size does not divide" in refused.stderr
+    valid = gst("validate", "-c", "mini-mix-all", *settings)
+    assert valid.returncode == 0 and valid.stdout.splitlines()[-1] == "ok"
+    refused = gst("validate", "-c", "mini-mix-all", "--world-size", 3, "--json", *settings)
+    assert refused.returncode == 2 and "world size does not divide" in refused.stdout
     plan = gst("plan", "-c", "mini-mix-all", *settings)
     assert plan.returncode == 0
     for dataset in ("height", "colour", "animal", "number"):

@@ -83,6 +83,15 @@ def written(out: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
+def untimed(found: dict[str, list[tuple[int, float]]]) -> dict[str, list[tuple[int, float | None]]]:
+    """Steps only for what is measured: a step trained again takes another time, and the store keeps what came first."""
+    measured = ("train/throughput/", "train/memory/")
+    return {
+        key: [(step, None if key.startswith(measured) else value) for step, value in points]
+        for key, points in found.items()
+    }
+
+
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
     """A real tracking server with a store of its own, over HTTP."""
@@ -119,7 +128,7 @@ def test_killed_three_times_lost_and_rebuilt(recipe: Path, tmp_path: Path) -> No
     assert done.returncode == 0 and "resumed at step 16" in done.stdout, done.stdout[-3000:] + done.stderr[-3000:]
     expected = written(out)
     assert [step for step, _ in expected["val/macro/loss"]] == list(range(0, 25, 2))
-    assert logged(store) == expected
+    assert untimed(logged(store)) == untimed(expected)
     info = json.loads((out / "arms" / "mix_all-s0" / "run.json").read_text())
     assert "0 points sent to MLflow, nothing was missing" in sync(out)
     (run,) = all_runs(connect(store, {}), EXPERIMENT)["seed"]
@@ -157,6 +166,7 @@ def search(url: str, method: str, query: dict[str, Any]) -> dict[str, Any]:
     return answer.json() if answer.ok else {}
 
 
+@pytest.mark.long
 def test_a_server_that_hangs_does_not_stop_a_training(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.launching import ROOT, environment, run_command
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 
 SCALE = """
 seeds: [0]

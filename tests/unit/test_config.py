@@ -9,12 +9,14 @@ import pytest
 
 from pipeline.cli.probe import run_probe
 from pipeline.config import dump_recipe, load_recipe, load_stages, recipe_digest, saved_model
-from pipeline.config.deepspeed import accumulation_steps, check_deepspeed_json, render_deepspeed
+from pipeline.config.batches import plan_batches
+from pipeline.config.deepspeed import check_deepspeed_json, render_deepspeed
 from pipeline.config.load import ARMS, RECIPES
-from pipeline.errors import ConfigError, GstError, NotBuiltYet, WorldSizeError
+from pipeline.errors import ConfigError, GstError, WorldSizeError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+OF_ONE_RUN = [name for name in SHIPPED if len(load_stages(name)) == 1]
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -28,8 +30,8 @@ MINIMAL = "arm: a\nout: o\nmodel: {path: m}\ndata: {shards: s}\ntrain: {max_step
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_recipe_loads_and_renders(name: str) -> None:
-    recipe = load_recipe(name)
-    assert render_deepspeed(recipe, 2)["gradient_accumulation_steps"] == accumulation_steps(recipe, 2)
+    for recipe in load_stages(name):
+        assert render_deepspeed(recipe, 2)["gradient_accumulation_steps"] == plan_batches(recipe.train, 2).accumulation
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "ds_configs").glob("*.json")), ids=lambda f: f.name)
@@ -117,9 +119,9 @@ def test_the_digest_follows_what_changes_numbers_only(tmp_path: Path) -> None:
 
 def test_a_world_size_that_does_not_divide_the_batch_is_refused(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path, MINIMAL), ["train.global_batch=16", "train.micro_batch=4"])
-    assert accumulation_steps(recipe, 2) == 2
+    assert plan_batches(recipe.train, 2).accumulation == 2
     with pytest.raises(WorldSizeError, match="3 ranks") as caught:
-        accumulation_steps(recipe, 3)
+        plan_batches(recipe.train, 3)
     assert "1, 2, 4" in str(caught.value)
 
 
@@ -140,7 +142,7 @@ def test_a_deepspeed_json_that_would_mislead_is_refused(tree: dict, message: str
 def test_stages_are_runs_of_their_own_each_from_the_model_before(tmp_path: Path) -> None:
     stages = """
 stages:
-  - {name: align, model: {mode: full}, train: {max_steps: 7}}
+  - {name: align, model: {parts: {llm: full}}, train: {max_steps: 7}}
   - {name: instruct, data: {datasets: [clotho]}}
 """
     file = write(tmp_path, MINIMAL + stages)
@@ -154,21 +156,40 @@ stages:
     assert load_stages(write(tmp_path, MINIMAL)) == [load_recipe(write(tmp_path, MINIMAL))]
 
 
-@pytest.mark.parametrize("stages", ["[]", "[{model: {mode: full}}]", "[{name: a}, {name: a}]", "[a]"])
+@pytest.mark.parametrize("stages", ["[]", "[{model: {dtype: bf16}}]", "[{name: a}, {name: a}]", "[a]"])
 def test_stages_without_names_of_their_own_are_refused(tmp_path: Path, stages: str) -> None:
     with pytest.raises(ConfigError, match="name of its own"):
         load_stages(write(tmp_path, f"{MINIMAL}\nstages: {stages}\n"))
 
 
-def test_a_stage_after_adapters_is_not_built(tmp_path: Path) -> None:
-    with pytest.raises(NotBuiltYet, match="adapters"):
-        load_stages(write(tmp_path, f"{MINIMAL}\nstages: [{{name: a}}, {{name: b}}]\n"))
+@pytest.mark.parametrize(
+    ("later", "key"),
+    [("lora: {r: 4}", "model.lora.r"), ("parts: {llm: full}", "model.parts.llm"), ("lora: {dora: true}", "dora")],
+)
+def test_a_stage_with_other_adapters_than_the_one_before_is_refused(tmp_path: Path, later: str, key: str) -> None:
+    stages = f"stages: [{{name: a}}, {{name: b, model: {{{later}, adapters: {{how}}}}}}]\n"
+    with pytest.raises(ConfigError, match="cannot train the adapters") as caught:
+        load_stages(write(tmp_path, f"{MINIMAL}\n{stages.replace('{how}', 'continue')}"))
+    assert key in str(caught.value) and "merge" in str(caught.value.hint)
+    assert len(load_stages(write(tmp_path, f"{MINIMAL}\n{stages.replace('{how}', 'merge')}"))) == 2
+
+
+@pytest.mark.parametrize("base", ["mini-phases", "qwen2.5-omni-7b"])
+@pytest.mark.parametrize("arm", ["sm", "tpc", "ads", "tpc-ads", "gst-g3"])
+def test_the_regimes_of_the_second_papers_phase_2_share_its_phase_1(base: str, arm: str) -> None:
+    first, second = load_stages(f"{base}-{arm}")
+    assert first == load_stages(base)[0]
+    assert second.schedule.regime == load_recipe(f"mini-{arm}").schedule.regime
+    assert (first.arm, second.arm) == ("phase1", f"{second.arm.removesuffix('-phase2')}-phase2")
+    assert first.schedule.regime == "mix_all" and second.model.path == str(saved_model(first))
+    assert str(first.model.parts) == "encoder full, aligner full, llm lora"
+    assert str(second.model.parts) == "encoder frozen, aligner frozen, llm lora"
 
 
 ARM_NAMES = sorted(path.stem for path in ARMS.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("base", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("base", OF_ONE_RUN)
 @pytest.mark.parametrize("arm", ARM_NAMES)
 def test_every_arm_goes_on_top_of_every_base(base: str, arm: str) -> None:
     recipe, alone = load_recipe(f"{base}-{arm}"), load_recipe(base)

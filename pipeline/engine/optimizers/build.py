@@ -28,7 +28,7 @@ def build_optimizer(config: OptimizerConfig, model: torch.nn.Module) -> torch.op
     arguments = entry.arguments(config)
     learning = trainable_parameters(model)
     if not learning:
-        raise ModelError("nothing to train", hint="check model.mode, model.train_modules and model.freeze")
+        raise ModelError("nothing to train", hint="a part of the model learns with model.parts.PART=lora or =full")
     make = _maker(config, model, arguments)
     try:
         if entry.needs is Needs.WHOLE:

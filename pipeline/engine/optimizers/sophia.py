@@ -7,6 +7,7 @@ Hutchinson's, differentiates twice, which neither ZeRO-3 nor fused attention all
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from pytorch_optimizer import SophiaH
 
 from pipeline.dist import Comm
 from pipeline.engine.shards import Shards
-from pipeline.models.encode import IGNORE
-from pipeline.models.loss import answer_loss
+from pipeline.models.loss import AnswerTokens, score_answers
+from pipeline.models.teacher import TeacherForcing
 from pipeline.types import MicroBatch
 
 NEVER = 2**62
@@ -39,8 +40,17 @@ class SophiaOnSlices(SophiaH):
 class HessianEstimate:
     """Runs the extra forward and backward passes and hands the estimate to the optimizer."""
 
-    def __init__(self, engine: Any, optimizer: SophiaOnSlices, shards: Shards, comm: Comm, seed: int) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        teacher: TeacherForcing,
+        optimizer: SophiaOnSlices,
+        shards: Shards,
+        comm: Comm,
+        seed: int,
+    ) -> None:
         self._engine, self._optimizer, self._shards, self._comm = engine, optimizer, shards, comm
+        self._teacher = teacher
         self._seed = seed
 
     def before_step(self, step: int, batches: list[MicroBatch]) -> None:
@@ -52,10 +62,8 @@ class HessianEstimate:
             return
         inverse_tokens = 0.0
         for index, batch in enumerate(batches):
-            inputs = {name: tensor.to(self._engine.device) for name, tensor in batch.inputs.items()}
-            labels = inputs.pop("labels")
-            logits = self._engine(**inputs).logits
-            loss = answer_loss(logits, sampled_labels(logits, labels, self._generator(step, index)))
+            logits, tokens = self._teacher.logits(batch)
+            loss = score_answers(logits, sampled(logits, tokens, self._generator(step, index)))
             self._engine.backward(loss.mean)
             inverse_tokens += 1 / loss.tokens
         self._hand_over(inverse_tokens, len(batches))
@@ -76,11 +84,10 @@ class HessianEstimate:
         return torch.Generator().manual_seed((self._seed * 7_919 + place) % 2**63)
 
 
-def sampled_labels(logits: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """`labels` [B, T] with each answer token drawn from softmax of `logits` [B, T, V] at the position before it."""
-    drawn = labels.clone()
-    wanted = labels[:, 1:] != IGNORE
-    chances = logits.detach()[:, :-1][wanted].float().softmax(-1).cpu()
-    if len(chances):
-        drawn[:, 1:][wanted] = torch.multinomial(chances, 1, generator=generator)[:, 0].to(labels.device)
-    return drawn
+def sampled(logits: torch.Tensor, tokens: AnswerTokens, generator: torch.Generator) -> AnswerTokens:
+    """The same places, each with a token drawn from softmax of its `logits` [N, V]."""
+    if not len(tokens):
+        return tokens
+    chances = logits.detach().float().softmax(-1).cpu()
+    drawn = torch.multinomial(chances, 1, generator=generator)[:, 0]
+    return replace(tokens, targets=drawn.to(tokens.targets.device))

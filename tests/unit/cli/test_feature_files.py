@@ -112,7 +112,7 @@ def test_recipes_that_cannot_be_served_are_refused(tone_shards: Path, tiny_model
         fill_missing(recipe_of(tone_shards, tiny_model, tmp_path))
     with pytest.raises(ConfigError, match="fast"):
         recipe_of(tone_shards, tiny_model, tmp_path, "data.features.cache=log_mel", "data.features.fast=false")
-    parts = ("model.mode=full", "model.freeze=[audio_tower]", "train.save_model=true")
+    parts = ("model.parts.llm=full", "train.save_model=true")
     whole = recipe_of(tone_shards, tiny_model, tmp_path, "data.features.cache=encoder", *parts)
     encode = AnswerEncoder(load_processor(str(tiny_model)), fast=True)
     with pytest.raises(ConfigError, match="saved whole"):

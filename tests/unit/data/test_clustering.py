@@ -20,7 +20,7 @@ from pipeline.dist import SingleProcess
 from pipeline.errors import ShardError
 from pipeline.models.embed import ClipEmbedder
 from pipeline.models.encode import AnswerEncoder
-from pipeline.models.load import load_model, load_processor
+from pipeline.models.load import load_base_model, load_processor
 from pipeline.types import Example
 
 
@@ -132,7 +132,7 @@ def test_an_embedding_is_the_mean_of_the_aligners_output(tiny_model: Path) -> No
     ]
     embed = ClipEmbedder(config, torch.device("cpu"))
     got = embed(clips)
-    model = load_model(config.model_copy(update={"mode": "full"})).eval()
+    model = load_base_model(config).eval()
     encode = AnswerEncoder(load_processor(config.path))
     outputs: list[torch.Tensor] = []
     model.model.multi_modal_projector.register_forward_hook(lambda module, inputs, output: outputs.append(output))

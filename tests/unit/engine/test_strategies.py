@@ -9,9 +9,10 @@ import torch
 
 from pipeline.config.training import KeepBestConfig
 from pipeline.engine.averaging import merge_weights
-from pipeline.engine.optimizers.sophia import sampled_labels
+from pipeline.engine.optimizers.sophia import sampled
 from pipeline.engine.strategies import BestSoFar
 from pipeline.errors import ConfigError
+from pipeline.models.loss import AnswerTokens
 
 
 @pytest.mark.parametrize("kind", ["uniform", "cosine", "one_minus_sqrt", "ema"])
@@ -54,13 +55,14 @@ def test_a_metric_of_an_unknown_dataset_is_refused() -> None:
     assert caught.value.hint == "did you mean 'val/clotho/loss'?"
 
 
-def test_sampled_labels_follow_the_models_own_chances_at_answer_positions_only() -> None:
+def test_sampled_tokens_follow_the_models_own_chances_and_stay_in_their_places() -> None:
     labels = torch.full((4000, 3), -100)
     labels[:, 2] = 1
-    logits = torch.zeros(4000, 3, 4)
-    logits[:, 1] = torch.tensor([0.5, 0.25, 0.25, 0.0]).log()
-    drawn = sampled_labels(logits, labels, torch.Generator().manual_seed(0))
-    assert (drawn[:, :2] == -100).all()
-    shares = torch.bincount(drawn[:, 2], minlength=4) / 4000
+    tokens = AnswerTokens.of(labels)
+    logits = torch.tensor([0.5, 0.25, 0.25, 0.0]).log().expand(4000, 4)
+    drawn = sampled(logits, tokens, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.rows, tokens.rows) and (drawn.places == 1).all() and drawn.examples == 4000
+    shares = torch.bincount(drawn.targets, minlength=4) / 4000
     assert shares.tolist() == pytest.approx([0.5, 0.25, 0.25, 0.0], abs=0.03)
-    assert torch.equal(drawn, sampled_labels(logits, labels, torch.Generator().manual_seed(0)))
+    again = sampled(logits, tokens, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.targets, again.targets)

@@ -25,7 +25,7 @@ from pipeline.eval.examples import (
     write_examples,
 )
 from pipeline.models.encode import AnswerEncoder
-from pipeline.models.load import load_model, load_processor
+from pipeline.models.load import load_base_model, load_processor
 from pipeline.types import DatasetScore, Example
 from tests.conftest import TONE_CORPORA
 
@@ -47,7 +47,7 @@ def held_out(tone_shards: Path) -> list[Example]:
 
 
 def test_rows_add_up_to_the_scores(tiny_model: Path, held_out: list[Example]) -> None:
-    model = load_model(ModelConfig(path=str(tiny_model), mode="full")).train()
+    model = load_base_model(ModelConfig(path=str(tiny_model))).train()
     encode = AnswerEncoder(load_processor(str(tiny_model)))
     batches = [
         make_micro_batch([each for each in held_out if each.dataset == name][start : start + 4], encode)
@@ -141,7 +141,7 @@ def test_results_that_do_not_belong_to_the_score_are_refused(tmp_path: Path, con
         (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(CheckpointError) as caught:
         kept_examples(tmp_path, scores)
-    assert caught.value.where["file"] == tmp_path / "a.jsonl" and "--fresh" in str(caught.value)
+    assert caught.value.where["file"] == tmp_path / "a.jsonl" and "--resume never" in str(caught.value)
     keep_examples(tmp_path, [*examples[:4], replace(examples[4], loss_sum=0.5)])
     with pytest.raises(CheckpointError, match="add up"):
         kept_examples(tmp_path, scores)

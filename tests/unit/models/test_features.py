@@ -42,7 +42,7 @@ def test_values_are_those_of_transformers(bins: int, n: int) -> None:
     log_mel = LogMel(extractor)
     wanted, frames = theirs(extractor, sound(n))
     got = log_mel(sound(n))
-    assert got.dtype == torch.float32 and log_mel.valid_frames(n) == frames <= max(got.shape[1], 1)
+    assert got.dtype == torch.float32 and log_mel.valid_frames(n) == [frames] and frames <= max(got.shape[1], 1)
     assert (fill([got], 3000)[0] - wanted).abs().max() <= 1e-5
 
 
@@ -57,7 +57,7 @@ def test_a_shorter_padding_changes_no_frame_that_is_there() -> None:
     extractor = WhisperFeatureExtractor(feature_size=80)
     log_mel = LogMel(extractor)
     clips = [sound(n, seed) for seed, n in enumerate((16_000, 4_321, 9_999))]
-    longest = max(log_mel.valid_frames(len(clip)) for clip in clips)
+    longest = max(log_mel.valid_frames(len(clip))[0] for clip in clips)
     padded = fill([log_mel(clip) for clip in clips], longest)
     assert padded.shape == (3, 80, 100)
     for row, clip in zip(padded, clips, strict=True):

@@ -10,6 +10,7 @@ import torch
 from pipeline.config.schema import ModelConfig
 from pipeline.models.load import load_model
 from pipeline.models.loss import answer_loss
+from tests.parts import ALL_FULL
 
 
 def test_label_smoothing_changes_what_is_learnt_from_and_not_what_is_reported() -> None:
@@ -26,7 +27,7 @@ def test_label_smoothing_changes_what_is_learnt_from_and_not_what_is_reported() 
 
 @pytest.mark.parametrize("rate", [None, 0.3])
 def test_dropout_of_the_models_config_is_at_work_in_training_only(tiny_model: Path, rate: float | None) -> None:
-    model = load_model(ModelConfig(path=str(tiny_model), mode="full", dropout=rate)).model.language_model
+    model = load_model(ModelConfig(path=str(tiny_model), parts=ALL_FULL, dropout=rate)).model.language_model
     ids = torch.arange(8)[None]
 
     def twice() -> bool:

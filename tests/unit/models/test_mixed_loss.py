@@ -5,17 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.models.loss import answer_loss, sums_by_dataset
+from pipeline.models.loss import AnswerTokens, answer_loss, share_out, step_loss
 
 DATASETS = ("b", "a", "b", "c")
 
 
-def test_sums_by_dataset_are_those_of_each_ones_examples_alone() -> None:
+def test_sums_are_those_of_each_datasets_examples_alone() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(4, 6, 9, requires_grad=True), torch.randint(9, (4, 6))
     for row in range(4):
         labels[row, : row + 1] = -100
-    got = sums_by_dataset(logits, labels, DATASETS)
+    tokens = AnswerTokens.of(labels)
+    loss = step_loss(logits[tokens.rows, tokens.places], tokens, share_out(tokens, "(mixed)", DATASETS), 0.1)
+    got = {
+        share.dataset: (value, share.tokens, share.examples)
+        for share, value in zip(loss.shares, loss.sums.tolist(), strict=True)
+    }
     assert list(got) == ["b", "a", "c"]
     for name, (loss_sum, tokens, examples) in got.items():
         rows = [row for row, each in enumerate(DATASETS) if each == name]

@@ -10,12 +10,14 @@ import torch
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from pipeline.config.schema import LoraConfig, ModelConfig
-from pipeline.errors import ModelError, NotBuiltYet
+from pipeline.errors import ModelError
 from pipeline.models.encode import IGNORE, AnswerEncoder
-from pipeline.models.load import base_digest, load_model, load_processor, trainable_parameters
+from pipeline.models.exported import base_digest
+from pipeline.models.load import load_base_model, load_model, load_processor, trainable_parameters
 from pipeline.models.loss import answer_loss
 from pipeline.models.tiny import describe, write_tiny_model
 from pipeline.types import Example
+from tests.parts import ALL_FULL
 
 TEXTS = [f"What do you hear? {n} dogs bark while rain falls." for n in range(50)]
 
@@ -49,10 +51,8 @@ def test_the_same_seed_writes_the_same_weights(folder: Path, tmp_path: Path) -> 
     assert base_digest(str(tmp_path / "again")) == base_digest(str(folder)) != base_digest(str(tmp_path / "other"))
 
 
-def test_unknown_and_later_families_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(NotBuiltYet):
-        write_tiny_model("voxtral", TEXTS, tmp_path / "x")
-    with pytest.raises(ModelError):
+def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="did you mean `qwen2_audio`"):
         write_tiny_model("qwen2audio", TEXTS, tmp_path / "x")
 
 
@@ -71,7 +71,7 @@ def test_labels_cover_the_answer_and_its_end_only(folder: Path) -> None:
 
 def test_a_batch_scores_like_its_examples_alone(folder: Path) -> None:
     encode = AnswerEncoder(load_processor(str(folder)))
-    model = load_model(ModelConfig(path=str(folder), mode="full")).eval()
+    model = load_base_model(ModelConfig(path=str(folder))).eval()
     examples = [example(0, 1.0), example(1, 4.0, answer="two dogs bark loudly"), example(2, 0.5, answer="x")]
 
     def losses(batch: list[Example]):
@@ -116,9 +116,9 @@ def test_lora_trains_adapters_and_the_projector_only(folder: Path) -> None:
     assert not any("audio_tower" in name for name in names)
 
 
-def test_full_training_leaves_frozen_modules_and_fixed_positions_alone(folder: Path) -> None:
-    names = trainable_parameters(load_model(ModelConfig(path=str(folder), mode="full", freeze=("audio_tower.conv1",))))
-    assert not any("conv1" in name or "embed_positions" in name for name in names)
+def test_full_training_leaves_fixed_positions_alone(folder: Path) -> None:
+    names = trainable_parameters(load_model(ModelConfig(path=str(folder), parts=ALL_FULL)))
+    assert not any("embed_positions" in name for name in names)
     assert any("audio_tower.conv2" in name for name in names)
 
 
@@ -126,9 +126,8 @@ def test_full_training_leaves_frozen_modules_and_fixed_positions_alone(folder: P
     ("config", "text"),
     [
         ({"path": "no/such/folder"}, "cannot load"),
-        ({"train_modules": ("multimodal_projector",)}, "did you mean `multi_modal_projector`"),
         ({"lora": LoraConfig(targets=("query",))}, "lora.targets"),
-        ({"mode": "full", "freeze": ("audio_towers",)}, "did you mean `audio_tower`"),
+        ({"parts": {"aligner": "lora"}}, "part `aligner`"),
     ],
 )
 def test_a_model_that_cannot_be_used_is_refused_in_words(folder: Path, config: dict, text: str) -> None:

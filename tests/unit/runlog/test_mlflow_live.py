@@ -83,7 +83,7 @@ def test_what_a_resumed_run_repeats_is_not_logged_again(tmp_path: Path, store: s
 def test_a_fresh_start_is_another_run_and_the_old_one_says_so(tmp_path: Path, store: str) -> None:
     old = make_run(tmp_path / "mini", uri=store)
     train(old, range(1, 12), MlflowLog(old))
-    new = make_run(tmp_path / "mini", uri=store)  # another run_id, as `--fresh` gives
+    new = make_run(tmp_path / "mini", uri=store)  # another run_id, as `--resume never` gives
     log = MlflowLog(new)
     train(new, range(1, 21), log)
     finish(new, 20)
