@@ -19,7 +19,7 @@ from pipeline.cli.session import Data, digest_of
 from pipeline.cli.transfer import IRRELEVANT
 from pipeline.config import Recipe, recipe_digest, run_folder
 from pipeline.config.grid import GRID_FILE, GridSpec, dump_grid, load_grid
-from pipeline.data.storage import open_store
+from pipeline.data.stores import open_store
 from pipeline.errors import AffinityError, TrainingError
 from pipeline.grid.estimate import Forecast, Speed, measure
 from pipeline.grid.ledger import Ledger

@@ -20,7 +20,8 @@ from pipeline.config.schema import CacheConfig
 from pipeline.data.feature_cache import Audio, AudioSource
 from pipeline.data.manifest import MANIFEST_NAME, DatasetManifest, manifest_digest
 from pipeline.data.order import permutation
-from pipeline.data.storage import Span, open_store
+from pipeline.data.storage import Span
+from pipeline.data.stores import open_store
 from pipeline.data.table import CLIP, ClipTable
 from pipeline.errors import AudioError, ShardError, nearest
 from pipeline.types import SPLITS, Clip, Example, Qa

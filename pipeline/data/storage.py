@@ -1,4 +1,4 @@
-"""Where prepared shards are read from: a local folder by `pread`, or any place that fsspec knows (`data.remote`)."""
+"""What prepared shards are read from: any store, and a local folder by `pread`; others are in `data.remote`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.config.schema import CacheConfig
-from pipeline.config.urls import is_url
 from pipeline.data.manifest import DatasetManifest, ShardEntry, ShardSide, find_manifests, read_model
 from pipeline.errors import ShardError
 
@@ -21,23 +19,6 @@ _MAX_OPEN_SHARDS = 512
 Span = tuple[int, int]  # offset and size in bytes
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-
-def open_store(shards: Path | str, cache: CacheConfig | None = None) -> ShardStore:
-    """The store behind `data.shards`; `cache` says how a remote one is read, None: by the defaults.
-
-    Raises:
-        ConfigError: a URL whose protocol is unknown or needs a package that is not installed.
-        ShardError: a store that cannot be reached.
-    """
-    place = str(shards)
-    for prefix in ("file://", "local://"):
-        place = place.removeprefix(prefix)
-    if not is_url(place):
-        return LocalStore(Path(place))
-    from pipeline.data.remote import RemoteStore  # fsspec is not for those who have a folder
-
-    return RemoteStore(place, cache or CacheConfig())
 
 
 class ShardStore(ABC):
