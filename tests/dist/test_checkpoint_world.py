@@ -80,6 +80,7 @@ def numbers(value: Any, path: str = "") -> dict[str, float]:
     return {path: float(value)} if isinstance(value, int | float) else {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("ranks", OTHER_WORLDS)
 def test_samples_are_those_of_the_uninterrupted_run(outs: dict[int, Path], ranks: int, arm: str) -> None:
@@ -88,6 +89,7 @@ def test_samples_are_those_of_the_uninterrupted_run(outs: dict[int, Path], ranks
     assert whole.samples_differing_after(STOP_AT, other) == (0, (STEPS - STOP_AT) * 6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("ranks", OTHER_WORLDS)
 def test_numbers_are_those_of_the_uninterrupted_run_but_for_rounding(
@@ -106,6 +108,7 @@ def test_numbers_are_those_of_the_uninterrupted_run_but_for_rounding(
         assert results[1]["datasets"][dataset]["loss"] == pytest.approx(scores["loss"], abs=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", OTHER_WORLDS)
 def test_a_change_of_the_number_of_ranks_is_said(outs: dict[int, Path], ranks: int) -> None:
     events = read_event_lines(outs[ranks] / "arms" / "together-s0" / "events-rank0.jsonl")[0]

@@ -14,7 +14,7 @@ from pipeline.runlog.events import read_event_lines
 from tests.launching import run_ranks
 from tests.parts import ALL_FULL_OVERRIDE
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 
 NAMES = ("qwen2_audio", "qwen2_5_omni", "audio_flamingo_3", "voxtral", "granite_speech")
 SHORT = "model.pad_audio=longest"

@@ -69,6 +69,7 @@ def test_killed_twice_and_resumed_equals_uninterrupted(write_recipe: Callable[..
     assert len(stages) == 2  # the switch happened, and happened once
 
 
+@pytest.mark.long
 def test_a_finished_run_is_left_alone_and_a_changed_one_refused(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

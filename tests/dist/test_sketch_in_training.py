@@ -97,6 +97,7 @@ def worlds(tone_shards: Path, tiny_model: Path, tmp_path_factory) -> dict[int, d
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_three_ways_give_one_sketch(worlds: dict[int, dict[str, Any]], ranks: int) -> None:
     numbers = worlds[ranks]["one_dataset"]
@@ -106,6 +107,7 @@ def test_three_ways_give_one_sketch(worlds: dict[int, dict[str, Any]], ranks: in
     assert numbers["sign_of_step"] < 1e-3  # an element near zero may change its sign between two orders of summing
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_a_probe_agrees_and_changes_nothing(worlds: dict[int, dict[str, Any]], ranks: int) -> None:
     probe = worlds[ranks]["probe"]
@@ -114,6 +116,7 @@ def test_a_probe_agrees_and_changes_nothing(worlds: dict[int, dict[str, Any]], r
     assert probe["against_hooks"] < 1e-4 and probe["against_exact"] < 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_windows_do_not_depend_on_the_number_of_ranks(worlds: dict[int, dict[str, Any]], ranks: int) -> None:
     alone, together = worlds[1]["window"], worlds[ranks]["window"]
@@ -125,12 +128,14 @@ def test_windows_do_not_depend_on_the_number_of_ranks(worlds: dict[int, dict[str
             assert np.abs(together[name] - expected).max() < 1e-5 * np.abs(expected).max(), name
 
 
+@pytest.mark.long
 def test_steps_of_several_datasets_are_skipped_in_plain_words(worlds: dict[int, dict[str, Any]]) -> None:
     window = worlds[2]["mixed"]["window"]
     assert window["steps"] == {"sketched": 0, "mixed": 3, "without_second_moment": 0}
     assert "sketch.mode=hook" in window["note"]
 
 
+@pytest.mark.long
 def test_training_in_partition_mode(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "partition"
     sketch = ("sketch.mode=partition", "sketch.gradient=adam", "sketch.window_steps=2", "sketch.second_seed_every=1")

@@ -12,7 +12,7 @@ import pytest
 from pipeline.runlog.events import read_event_lines
 from tests.launching import run_ranks
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 KINDS = ("lora", "full")
 WAYS = ("answer_logits", "sdpa", "chunked", "checkpointing", "all")
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from pipeline.runlog.events import read_event_lines
 from tests.launching import run_command, run_ranks
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 
 RECIPE = """
 arm: two

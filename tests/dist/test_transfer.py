@@ -17,7 +17,7 @@ from pipeline.cli.transfer import results_source
 from pipeline.config import load_recipe
 from tests.launching import kill_all, run_command, run_ranks, start_ranks
 
-pytestmark = [pytest.mark.dist, pytest.mark.slow]
+pytestmark = [pytest.mark.dist, pytest.mark.slow, pytest.mark.long]
 MODULE = "pipeline.cli.transfer"
 SETTINGS = (
     "data.datasets=[height,colour,animal]", "probe.warmup_steps=4", "transfer.steps=6",
@@ -49,7 +49,6 @@ def numbers(out: Path) -> list[tuple]:
     return [(*line.key, line.losses, {k: v for k, v in line.cost.items() if k != "seconds"}) for line in log.lines]
 
 
-@pytest.mark.long
 def test_killed_after_the_first_result_and_resumed_equals_undisturbed(
     whole: Path, write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -107,7 +106,6 @@ def test_results_depend_on_what_was_trained_and_on_nothing_else(whole: Path, wri
     assert source("data.datasets=[height,colour]") != usual
 
 
-@pytest.mark.long
 def test_every_training_starts_from_the_base_bit_for_bit(write_recipe: Callable[..., Path], tmp_path: Path) -> None:
     done = run_ranks("tests.dist.transfer_worker", write_recipe(tmp_path / "pairs"))
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

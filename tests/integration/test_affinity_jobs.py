@@ -101,6 +101,7 @@ def test_two_jobs_push_at_once_while_their_service_is_killed(tmp_path: Path) -> 
                     assert dump_contribution(got, name) == dump_contribution(sent, name)
 
 
+@pytest.mark.long
 def test_training_goes_on_without_its_service_and_sync_delivers(
     write_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def sync(out: Path, *more: object) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_killed_three_times_lost_and_rebuilt(recipe: Path, tmp_path: Path) -> None:
     out, store = tmp_path / "run", f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}"
     for step in (5, 13, 19):  # before any checkpoint; after the first; after the second

@@ -58,6 +58,7 @@ def is_temporary(path: str) -> bool:
     return path.endswith(".tmp") or "/." in path
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_twenty_kills_leave_no_trace(corpus: Path, tmp_path: Path) -> None:
     report = survive_kills(corpus, tmp_path, n_kills=N_KILLS, seed=14)

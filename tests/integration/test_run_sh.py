@@ -81,6 +81,7 @@ def test_a_second_run_does_nothing_again(first: CompletedProcess, run) -> None:
     assert {path: path.stat().st_mtime_ns for path in run.out.glob("arms/*/result.json")} == results
 
 
+@pytest.mark.long
 def test_one_more_seed_trains_only_that_seed(first: CompletedProcess, run) -> None:
     more = run("--seeds", "2", "--arms", "mix_all")
     assert more.returncode == 0, more.stdout[-3000:] + more.stderr[-3000:]

@@ -33,6 +33,7 @@ OPTIONS = AffinityConfig(groups=2, bootstrap=10)
 LIFE = """
 import sys
 from pathlib import Path
+import sklearn.metrics  # grouping imports it, which would take longer than a life
 from pipeline.affinity.local import LocalTransport
 from tests.integration.test_store_kill import *
 transport = LocalTransport(Path(sys.argv[1]))

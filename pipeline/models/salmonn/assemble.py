@@ -51,10 +51,9 @@ def assemble(
 ) -> Assembled:
     """Write SALMONN below `out`; the folder appears whole or not at all.
 
-    The checkpoint's LoRA goes into the language model's weights, W + (alpha / r) B A, summed in float32 and stored as
-    the language model came: the folder is the published model, and a run puts a LoRA of its own around it. All other
-    tensors are stored as they come, unless `dtype` says otherwise. The language model gets two more tokens, for padding
-    and for audio, with mean rows.
+    The checkpoint's LoRA goes into the language model's weights, W + (alpha / r) B A, summed in float32: the folder is
+    the published model, and a run puts a LoRA of its own around it. Tensors are stored as they came, or as `dtype`. The
+    language model gets two more tokens, for padding and for audio, with mean rows.
 
     Args:
         whisper, llm: `from_pretrained` folders; as published Whisper-large-v2 and Vicuna-13B v1.1.
@@ -64,14 +63,12 @@ def assemble(
         dtype: of all tensors in the folder; None: as they come.
 
     Raises:
-        ModelError: a file that cannot be read; tensors that are not known, missing, left over, or of another shape,
-            which it lists; `out` is not empty.
+        ModelError: a file cannot be read; tensors are unknown, missing, left over or misshapen; `out` is in use.
     """
     _require_empty(out)
     published = _read(checkpoint, "model")
     names = trained_names(published, str(checkpoint))
-    trained = {here: published[name] for name, here in names.items() if here is not None}
-    adapters = {name: trained.pop(name) for name in list(trained) if ".lora_" in name}
+    trained, adapters = _sorted_out(published, names)
     beats_config, beats_tensors = (None, {}) if beats is None else read_beats(beats)
     whisper_config, whisper_tensors = _read_whisper(whisper)
     extractor = WhisperFeatureExtractor.from_pretrained(whisper)
@@ -81,26 +78,18 @@ def assemble(
     config = SalmonnConfig(
         speech_config=whisper_config,
         audio_config=beats_config,
-        text_config=llm_config,
         window_s=extractor.chunk_length,
         audio_token_id=tokenizer.convert_tokens_to_ids(AUDIO_TOKEN),
-        tie_word_embeddings=llm_config.tie_word_embeddings,
-        dtype=llm_config.dtype,
+        **_llm_settings(llm_config),
         **_aligner_sizes(trained, str(checkpoint)),
     )
     state = {**trained, **whisper_tensors, **beats_tensors, **llm_tensors}
-    model = _filled(config, state, with_beats=beats is not None)
-    if dtype is not None:
-        model.to(dtype)
+    model = _filled(config, state, with_beats=beats is not None).to(dtype)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=end_of_answer, pad_token_id=tokenizer.pad_token_id
     )
-    processor = SalmonnProcessor(
-        extractor,
-        tokenizer,
-        audio_length=config.audio_length,
-        fbank_mel_bins=beats_config.num_mel_bins if beats_config else None,
-    )
+    mel_bins = beats_config.num_mel_bins if beats_config else None
+    processor = SalmonnProcessor(extractor, tokenizer, audio_length=config.audio_length, fbank_mel_bins=mel_bins)
     with folder_atomic(out) as draft:
         model.save_pretrained(draft)
         processor.save_pretrained(draft)
@@ -110,6 +99,12 @@ def assemble(
         unused=tuple(name for name, here in names.items() if here is None),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _sorted_out(published: State, names: Mapping[str, str | None]) -> tuple[State, State]:
+    """What was trained in full, and LoRA's pairs, under the names here."""
+    trained = {here: published[name] for name, here in names.items() if here is not None}
+    return trained, {name: trained.pop(name) for name in list(trained) if ".lora_" in name}
 
 
 def merge_lora(llm: State, adapters: State, alpha: float) -> None:
@@ -226,6 +221,11 @@ def _tokenizer(path: str) -> Any:
     tokenizer.add_tokens([AUDIO_TOKEN], special_tokens=True)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _llm_settings(llm: Any) -> dict[str, Any]:
+    """The language model's part of the config; what it says of the output layer and of numbers is true of the whole."""
+    return {"text_config": llm, "tie_word_embeddings": llm.tie_word_embeddings, "dtype": llm.dtype}
 
 
 def _aligner_sizes(trained: State, source: str) -> dict[str, Any]:

@@ -127,6 +127,8 @@ def test_every_run_of_a_recipe_with_stages_is_looked_at(tmp_path: Path) -> None:
     full = "{parts: {encoder: frozen, aligner: full, llm: frozen}}"
     (tmp_path / "two.yaml").write_text(f"{text}stages: [{{name: align, model: {full}}}, {{name: instruct}}]\n")
     code, told = run("-c", tmp_path / "two.yaml", "--world-size", 64, "--model-config", SHAPE, "--elsewhere")
-    assert code == 0 and [each["arm"] for each in told["runs"]] == ["big-align", "big-instruct"]
+    bad = {row["check"] for each in told["runs"] for row in each["rows"] if row["state"] == "bad"}
+    assert code == (2 if bad else 0) and bad <= {"disk of runs"}  # the first run saves a whole model of 8 G parameters
+    assert [each["arm"] for each in told["runs"]] == ["big-align", "big-instruct"]
     align, instruct = (each["memory"]["trainable_parameters"] for each in told["runs"])
     assert 0 < align < instruct
