@@ -42,7 +42,8 @@ def run_guarded(command: Callable[[], None]) -> None:
         cause = lost_rank_error(error) or error
         if isinstance(cause, StoppedTogether):
             LIFELINE.farewell()
-        LIFELINE.leave_alone()
+        else:
+            LIFELINE.leave_alone()
         _leave(_report(cause))
     _leave(0)
 

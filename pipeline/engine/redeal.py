@@ -79,13 +79,8 @@ class Redeal:
             target[first - piece.start : last - piece.start].copy_(part)
             done += last - first
         if done != piece.filled:
-            raise CheckpointError(
-                "the checkpoint lacks a part of a trained parameter",
-                where={"parameter": piece.name},
-                got=f"{done} elements",
-                expected=f"{piece.filled} elements",
-                hint="the trained parts of the model must be those of the checkpoint",
-            )
+            hint = "the trained parts of the model must be those of the checkpoint"
+            raise incomplete(piece.name, done, piece.filled, hint)
 
 
 @dataclass(frozen=True)
@@ -167,6 +162,17 @@ def write_redealt(saved: SavedRanks, engine: Any, folder: Path, comm: Comm) -> N
     torch.save({"optimizer_state_dict": state}, folder / _of_rank(optimizer_file, comm.rank))
     if comm.rank == 0 or model_file != _SHARED_MODEL_FILE:
         torch.save(model, folder / _of_rank(model_file, comm.rank))
+
+
+def incomplete(parameter: str, found: int, wanted: int, hint: str) -> CheckpointError:
+    """What to raise where a checkpoint has `found` of the `wanted` elements of a trained parameter."""
+    return CheckpointError(
+        "the checkpoint lacks a part of a trained parameter",
+        where={"parameter": parameter},
+        got=f"{found} elements",
+        expected=f"{wanted} elements",
+        hint=hint,
+    )
 
 
 def _redealt_optimizer(

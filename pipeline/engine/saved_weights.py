@@ -20,7 +20,7 @@ import torch
 from pipeline.config import Recipe
 from pipeline.engine.averaging import average_of, merged
 from pipeline.engine.checkpoint import MARK
-from pipeline.engine.redeal import Flats, open_saved
+from pipeline.engine.redeal import Flats, incomplete, open_saved
 from pipeline.engine.shards import Slice
 from pipeline.errors import CheckpointError
 from pipeline.models.card import Which
@@ -103,13 +103,8 @@ def whole_parameters(flats: Sequence[Flats], slices: Sequence[Sequence[Slice]]) 
         values = torch.cat([piece.of(flats[rank][piece.flat]) for rank, piece in in_order])
         shape = torch.Size(parts[0][1].shape)
         if len(values) != shape.numel():
-            raise CheckpointError(
-                "the checkpoint lacks a part of a trained parameter",
-                where={"parameter": name},
-                got=f"{len(values)} elements",
-                expected=f"{shape.numel()} elements",
-                hint="the checkpoint is damaged; take another with --checkpoint STEP",
-            )
+            hint = "the checkpoint is damaged; take another with --checkpoint STEP"
+            raise incomplete(name, len(values), shape.numel(), hint)
         yield name, values.view(shape)
 
 

@@ -58,6 +58,7 @@ class ProcessorPrompts:
         self.log_mel = fast_log_mel(processor, family) if fast else None
 
     def heard(self, questions: Sequence[str], clips: Sequence[Any]) -> Encoded:
+        """See `Prompts.heard`: by our log-mel, or wholly by the processor; windows [N, M, T] and their mask."""
         texts = [self._template.replace("{question}", question) for question in questions]
         if self.log_mel is None or self._family is None:
             return self._by_processor(texts, clips)
@@ -67,6 +68,7 @@ class ProcessorPrompts:
         return rows, tensors
 
     def read(self, question: str) -> list[int]:
+        """See `Prompts.read`."""
         ids: list[int] = self._tokenizer(self._text_template.replace("{question}", question))["input_ids"]
         return ids
 
@@ -130,6 +132,7 @@ class VoxtralPrompts:
         self.log_mel = fast_log_mel(processor, family) if fast else None
 
     def heard(self, questions: Sequence[str], clips: Sequence[Any]) -> Encoded:
+        """See `Prompts.heard`: windows [W, M, T] of all clips, one after the other, and no mask."""
         if self.log_mel is not None:
             tensors, tokens = audio_tensors(self.log_mel, self._family, clips, longest=False)
         else:
@@ -140,6 +143,7 @@ class VoxtralPrompts:
         return [self._turn(clip, question) for clip, question in zip(audio, questions, strict=True)], tensors
 
     def read(self, question: str) -> list[int]:
+        """See `Prompts.read`."""
         return self._turn([], question)
 
     def _turn(self, audio: list[int], question: str) -> list[int]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from transformers import AudioFlamingo3Config, AudioFlamingo3ForConditionalGeneration, AudioFlamingo3Processor
 
 from pipeline.models.tiny.parts import (
+    END_OF_TEXT,
+    END_OF_TURN,
     Tiny,
     TinySize,
     decoder,
@@ -16,8 +18,6 @@ from pipeline.models.tiny.parts import (
     whisper_front,
 )
 
-END_OF_TURN = "<|im_end|>"
-END_OF_TEXT = "<|endoftext|>"
 AUDIO = "<sound>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, AUDIO)
 

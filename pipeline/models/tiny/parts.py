@@ -16,6 +16,9 @@ SAMPLE_RATE_HZ = 16_000
 HOP = 320
 MELS = 64
 MAX_TOKENS = 1024
+# Of ChatML, in which the Qwen family writes conversations.
+END_OF_TURN = "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from transformers import (
 
 from pipeline.models.omni import Qwen2_5OmniProcessor
 from pipeline.models.tiny.parts import (
+    END_OF_TEXT,
+    END_OF_TURN,
     Tiny,
     TinySize,
     decoder,
@@ -25,8 +27,6 @@ from pipeline.models.tiny.parts import (
     whisper_front,
 )
 
-END_OF_TURN = "<|im_end|>"
-END_OF_TEXT = "<|endoftext|>"
 AUDIO = "<|AUDIO|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", END_OF_TURN, AUDIO, "<|audio_bos|>", "<|audio_eos|>")
 
